@@ -1,0 +1,390 @@
+"""One call over as many attempts as it takes: nodes, redirects, retries, outcomes (R12, R34, R35)."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import aiohttp
+import msgspec
+
+from trivet.client.errors import ApiError, OutcomeUnknown, Unreachable
+from trivet.client.retry import RetryPolicy, Verdict, judge
+from trivet.client.ring import Ring, origin_of
+from trivet.units import Clock
+
+HOPS_MAX = 3
+BAD_FOR_S = 0.25  # after a refused or broken connection: a restart or an election is short
+BAD_AFTER_TIMEOUT_S = 2.0  # after silence: each further try costs a whole timeout
+MSGPACK = "application/msgpack"
+JSON = "application/json"
+
+
+@dataclass(slots=True)
+class Stats:
+    """Counted since the client was made. Drills report attempts as well as calls (R35)."""
+
+    calls: int = 0
+    attempts: int = 0
+    redirects: int = 0
+    not_sent: int = 0
+    unknown_attempts: int = 0
+    unknown_calls: int = 0
+    failed_calls: int = 0
+    repeated: int = 0  # answers that were the stored answer of an earlier attempt
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One HTTP request of a call, told to `on_attempt` when it ended. Instants: the client's monotonic
+    seconds."""
+
+    method: str
+    path: str
+    node: str
+    number: int
+    request_id: str | None
+    sent_at_s: float
+    ended_at_s: float
+    verdict: Verdict
+    status: int | None
+    code: str | None
+
+
+@dataclass(slots=True)
+class Result:
+    """A call that was answered. `sent_at_s`: when its first attempt left (client's monotonic seconds)."""
+
+    data: Any
+    status: int
+    sent_at_s: float
+    attempts: int
+    was_unknown: bool
+    headers: Mapping[str, str]
+
+
+@dataclass(slots=True)
+class _Call:
+    method: str
+    path: str
+    payload: bytes | None
+    headers: dict[str, str]
+    request_id: str | None
+    wait_ms: int
+    write: bool
+    deadline_s: float
+    first_sent_s: float = 0.0
+    attempts: int = 0
+    timeouts: int = 0
+    rounds: int = 0
+    unknown: bool = False
+    last: Exception | None = None
+    tried: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Answer:
+    verdict: Verdict
+    error: Exception | None = None
+    data: Any = None
+    status: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    timed_out: bool = False
+
+
+class SystemClock:
+    def __init__(self) -> None:
+        import time
+
+        self.monotonic = time.monotonic
+        self._time_ns = time.time_ns
+
+    def wall_ms(self) -> int:
+        return self._time_ns() // 1_000_000
+
+
+class Session:
+    """Connections to the nodes and the rules of a call. Lives in one event loop."""
+
+    def __init__(
+        self,
+        ring: Ring,
+        *,
+        policy: RetryPolicy,
+        token: str | None = None,
+        codec: str = "msgpack",
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        connections: int = 100,
+        on_attempt: Callable[[Attempt], None] | None = None,
+    ) -> None:
+        self.ring = ring
+        self.policy = policy
+        self.stats = Stats()
+        self.clock: Clock = clock or SystemClock()
+        self._rng = rng or random.Random()  # jitter only: nothing is decided by it
+        self._token = token
+        self._media, self._encode = _codec(codec)
+        self._connections = connections
+        self._on_attempt = on_attempt
+        self._http: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        if self._http is not None:
+            await self._http.close()
+            self._http = None
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        wait_ms: int = 0,
+        request_id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        write: bool | None = None,
+    ) -> Result:
+        """Send until there is an answer or the retry time is over. `path` starts with `/`; `wait_ms` is a
+        long poll's wait, which comes on top of every timeout. Raises `ApiError` and its kinds."""
+        write = method != "GET" if write is None else write
+        if write and request_id is None:
+            request_id = secrets.token_hex(16)
+        sent = {"Accept": self._media, "Trivet-Election-Wait": str(self._election_wait_ms()), **(headers or {})}
+        if request_id is not None:
+            sent["Idempotency-Key"] = request_id
+        payload = None
+        if body is not None:
+            payload = self._encode(body)
+            sent["Content-Type"] = self._media
+        deadline_s = self.clock.monotonic() + self.policy.total_s + wait_ms / 1000
+        call = _Call(method, path, payload, sent, request_id, wait_ms, write, deadline_s)
+        self.stats.calls += 1
+        try:
+            return await self._run(call)
+        except OutcomeUnknown:
+            self.stats.unknown_calls += 1
+            raise
+        except ApiError:
+            self.stats.failed_calls += 1
+            raise
+
+    def _election_wait_ms(self) -> int:
+        """How long a node may hold the request while it knows no leader: it must say so before our
+        timeout, or a plain "no leader" would look like an unknown outcome."""
+        return int(self.policy.attempt_s * 700)
+
+    # --- the loop over attempts ---------------------------------------------------------------------
+
+    async def _run(self, call: _Call) -> Result:
+        while True:
+            origin = self.ring.pick(call.tried, self.clock.monotonic())
+            if origin is None:
+                await self._next_round(call)
+                continue
+            answer = await self._follow(call, origin)
+            if answer.verdict is Verdict.DONE:
+                return self._done(call, answer)
+            call.last = answer.error
+            if answer.verdict is Verdict.REFUSED:
+                self._end(call)
+            if answer.verdict is Verdict.LATER:
+                call.tried.update(self.ring.members, self.ring.learned)  # all the same: pause
+            if self.clock.monotonic() >= call.deadline_s:
+                self._end(call)
+
+    async def _follow(self, call: _Call, origin: str) -> _Answer:
+        """One node, and the redirects it gives, at most `HOPS_MAX`."""
+        url = origin + call.path
+        for _ in range(HOPS_MAX + 1):
+            origin = origin_of(url)
+            answer = await self._attempt(call, origin, url)
+            call.tried.add(origin)
+            call.unknown = call.unknown or (call.write and answer.verdict is Verdict.UNKNOWN)
+            if answer.verdict is not Verdict.REDIRECT:
+                return answer
+            self.stats.redirects += 1
+            url = urljoin(url, answer.headers.get("Location", ""))
+            target = urlsplit(url)
+            if target.scheme not in ("http", "https") or not target.hostname or origin_of(url) == origin:
+                break
+            if self.ring.is_bad(origin_of(url), self.clock.monotonic()):
+                break  # it names a leader that we know is gone: it will learn
+            if self.clock.monotonic() >= call.deadline_s:
+                break
+        return _Answer(Verdict.ELSEWHERE, Unreachable("redirected in a circle, or to a node that does not answer"))
+
+    async def _next_round(self, call: _Call) -> None:
+        """Every node was tried: pause with full jitter, then begin again."""
+        call.tried.clear()
+        self.ring.turn()
+        pause_s = self.policy.pause_s(call.rounds, self._rng)
+        call.rounds += 1
+        retry_after_ms = getattr(call.last, "retry_after_ms", None)
+        if retry_after_ms and isinstance(call.last, ApiError) and call.last.status == 429:
+            pause_s += retry_after_ms / 1000
+        if self.clock.monotonic() + pause_s >= call.deadline_s:
+            self._end(call)
+        await asyncio.sleep(pause_s)
+
+    def _done(self, call: _Call, answer: _Answer) -> Result:
+        if isinstance(answer.data, dict) and answer.data.get("repeated") is True:
+            self.stats.repeated += 1
+        return Result(
+            answer.data, answer.status, call.first_sent_s, call.attempts, call.unknown, answer.headers
+        )
+
+    def _end(self, call: _Call) -> None:
+        """The call failed. After one unknown attempt nothing that came later makes it known (R35)."""
+        last = call.last
+        assert last is not None
+        if call.unknown:
+            raise OutcomeUnknown(
+                "outcome_unknown",
+                f"{call.method} {call.path} may or may not have been applied ({call.attempts} attempts, last: {last})",
+                extra={"request_id": call.request_id},
+            ) from last
+        if isinstance(last, ApiError):
+            raise last
+        raise Unreachable(
+            f"no node answered {call.method} {call.path} in {call.attempts} attempts, last: {last or type(last).__name__}"
+        ) from last
+
+    # --- one attempt --------------------------------------------------------------------------------
+
+    async def _attempt(self, call: _Call, origin: str, url: str) -> _Answer:
+        now_s = self.clock.monotonic()
+        left_s = max(call.deadline_s - now_s, 0.05)
+        timeout_s = self.policy.attempt_timeout_s(call.timeouts, call.wait_ms)
+        if self.policy.total_s > 0:
+            timeout_s = min(timeout_s, left_s)
+        if call.attempts == 0:
+            call.first_sent_s = now_s
+        call.attempts += 1
+        self.stats.attempts += 1
+        sent = SimpleNamespace(times=0)
+        try:
+            async with asyncio.timeout(timeout_s):
+                answer = await self._request(call, origin, url, sent)
+        except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError, ValueError) as error:
+            answer = self._broken(call, origin, sent.times, error)
+        if sent.times > 1:  # aiohttp itself sends some methods twice over a kept connection
+            call.unknown = call.unknown or call.write
+            self.stats.attempts += sent.times - 1
+        self._count(call, origin, now_s, answer)
+        return answer
+
+    async def _request(self, call: _Call, origin: str, url: str, sent: SimpleNamespace) -> _Answer:
+        headers = call.headers
+        if self._token is not None and origin in self.ring.members:
+            headers = {**headers, "Authorization": f"Bearer {self._token}"}
+        async with self._open().request(
+            call.method, url, data=call.payload, headers=headers, allow_redirects=False, trace_request_ctx=sent
+        ) as response:
+            raw = await response.read()
+        self.ring.answered(origin)
+        self._learn(response.headers)
+        data = _decode(raw, response.content_type)
+        verdict, error = judge(response.status, data, ours="Trivet-Node" in response.headers)
+        if verdict is Verdict.DONE and "Trivet-Node" not in response.headers:
+            raise aiohttp.ClientPayloadError("an answer without Trivet-Node: this is no Trivet node")
+        return _Answer(verdict, error, data, response.status, response.headers)
+
+    def _broken(self, call: _Call, origin: str, times_sent: int, error: Exception) -> _Answer:
+        timed_out = isinstance(error, TimeoutError)
+        if timed_out:
+            call.timeouts += 1
+        now_s = self.clock.monotonic()
+        self.ring.failed(origin, now_s, BAD_AFTER_TIMEOUT_S if timed_out else BAD_FOR_S)
+        verdict = Verdict.UNKNOWN if times_sent else Verdict.NOT_SENT
+        said = str(error) or type(error).__name__
+        return _Answer(verdict, Unreachable(f"{origin}: {said}").with_traceback(None), timed_out=timed_out)
+
+    def _count(self, call: _Call, origin: str, sent_at_s: float, answer: _Answer) -> None:
+        if answer.verdict is Verdict.NOT_SENT:
+            self.stats.not_sent += 1
+        elif answer.verdict is Verdict.UNKNOWN:
+            self.stats.unknown_attempts += 1
+        if self._on_attempt is not None:
+            self._on_attempt(
+                Attempt(
+                    call.method,
+                    call.path,
+                    origin,
+                    call.attempts,
+                    call.request_id,
+                    sent_at_s,
+                    self.clock.monotonic(),
+                    answer.verdict,
+                    answer.status or None,
+                    getattr(answer.error, "code", None),
+                )
+            )
+
+    def _learn(self, headers: Mapping[str, str]) -> None:
+        term = headers.get("Trivet-Term", "")
+        self.ring.learn(headers.get("Trivet-Leader"), int(term) if term.isdigit() else None)
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._http is None:
+            trace = aiohttp.TraceConfig()
+            trace.on_request_headers_sent.append(_note_sent)
+            self._http = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=self._connections,
+                    keepalive_timeout=30,
+                    ttl_dns_cache=10,
+                    socket_factory=_socket,
+                ),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.policy.connect_s),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trace_configs=[trace],
+                skip_auto_headers=("User-Agent", "Accept-Encoding"),
+            )
+        return self._http
+
+
+async def _note_sent(_session: Any, context: Any, _params: Any) -> None:
+    """Called right before the first byte is written: from here on the outcome may be unknown."""
+    context.trace_request_ctx.times += 1
+
+
+def _socket(address: Any) -> socket.socket:
+    """A lost machine sends no reset: let the kernel find it, even under an idle long poll (R34)."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family=family, type=kind, proto=protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 1), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 2), ("TCP_USER_TIMEOUT", 1500)):
+        option = getattr(socket, name, None)
+        if option is not None:  # not on every system
+            made.setsockopt(socket.IPPROTO_TCP, option, value)
+    return made
+
+
+def _codec(name: str) -> tuple[str, Callable[[Any], bytes]]:
+    if name == "msgpack":
+        return MSGPACK, msgspec.msgpack.Encoder().encode
+    if name == "json":
+        return JSON, msgspec.json.Encoder().encode
+    raise ValueError(f"codec is {name!r}; it must be msgpack or json")
+
+
+def _decode(raw: bytes, content_type: str) -> Any:
+    if not raw:
+        return None
+    if content_type == MSGPACK:
+        return msgspec.msgpack.decode(raw)
+    if content_type == JSON or content_type.endswith("+json"):
+        return msgspec.json.decode(raw)
+    return raw.decode("utf-8", "replace")

@@ -1,0 +1,1 @@
+"""The replicated log: PySyncObj contained. The only importer of pysyncobj (design 4)."""

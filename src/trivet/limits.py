@@ -1,0 +1,78 @@
+"""Every limit of the product (api.md, rules R10-R31). A limit is inclusive: the value itself is accepted.
+
+Each has a test just below and just above.
+"""
+
+from __future__ import annotations
+
+from trivet.units import DAY_MS, HOUR_MS, KIB, MIB, MINUTE_MS, SECOND_MS
+
+# --- names and small texts (bytes of UTF-8) ---------------------------------------------------------
+NAME_BYTES_MAX = 256
+ID_BYTES_MAX = 256  # ids, keys, groups, consumers, owners, envelope fields
+ERROR_BYTES_MAX = 4 * KIB  # cut, never refused
+NOTE_BYTES_MAX = 1 * KIB
+RESULT_BYTES_MAX = 256 * KIB
+CONTENT_TYPE_BYTES_MAX = 256
+
+# --- messages -----------------------------------------------------------------------------------
+BODY_BYTES_MAX = 1 * MIB
+HEADERS_BYTES_MAX = 16 * KIB
+HEADERS_MAX = 64
+DEPENDS_ON_MAX = 100
+JSON_DEPTH_MAX = 64
+PRIORITY_MIN = -1000
+PRIORITY_MAX = 1000
+DELAY_MS_MAX = 400 * DAY_MS
+TTL_MS_MAX = 400 * DAY_MS
+ATTEMPTS_KEPT = 20
+MAX_ATTEMPTS_MAX = 1_000_000
+
+# --- requests -----------------------------------------------------------------------------------
+ENQUEUE_BATCH_MAX = 1000
+BATCH_BYTES_MAX = 8 * MIB
+SETTLE_BATCH_MAX = 1000
+LEASE_BATCH_MAX = 1000
+LEASE_QUEUES_MAX = 64
+ANSWER_BYTES_MAX = 8 * MIB  # lease and list answers (R25); at least one message
+LIST_LIMIT_MAX = 1000
+LIST_LIMIT_DEFAULT = 100
+WAIT_MS_MAX = 60 * SECOND_MS
+PARKED_POLLS_MAX = 10_000
+REQUEST_BYTES_MAX = 12 * MIB  # an HTTP body as received, before it is decoded
+REDRIVE_BATCH_MAX = 1000
+
+# --- leases, effects ----------------------------------------------------------------------------
+LEASE_MS_MIN = 1
+LEASE_MS_MAX = 12 * HOUR_MS
+EFFECT_TTL_MS_DEFAULT = 5 * MINUTE_MS
+EFFECT_TTL_MS_MAX = 12 * HOUR_MS
+EFFECT_RETENTION_MS = 7 * DAY_MS
+ACK_EFFECTS_MAX = 100
+
+# --- queues -------------------------------------------------------------------------------------
+QUEUES_MAX = 10_000
+KEYS_PER_QUEUE_MAX = 1_000_000
+MAX_DEAD_MAX = 10_000_000
+RETENTION_MS_MAX = 400 * DAY_MS
+BACKOFF_DELAYS_MAX = 100
+RETAINED_BYTES_MAX = 256 * MIB  # finished messages kept for their results (R24), oldest leave first
+
+# --- windows ------------------------------------------------------------------------------------
+REQUEST_WINDOW_MS = 60 * SECOND_MS
+SETTLE_WINDOW_MS = 60 * SECOND_MS
+SETTLED_TOKENS_MAX = 1_000_000
+REQUEST_IDS_MAX = 1_000_000
+
+# --- log, peers ---------------------------------------------------------------------------------
+ENTRY_BYTES_MAX = 16 * MIB
+ENTRY_BYTES_TARGET = 2 * MIB  # a batch stops growing here; one request may exceed it
+FRAME_BYTES_MAX = 24 * MIB
+EXPIRE_BATCH_MAX = 1000
+
+INT64_MIN = -(2**63)
+INT64_MAX = 2**63 - 1
+
+assert BODY_BYTES_MAX + HEADERS_BYTES_MAX <= BATCH_BYTES_MAX
+assert BATCH_BYTES_MAX < REQUEST_BYTES_MAX < ENTRY_BYTES_MAX < FRAME_BYTES_MAX
+assert ENTRY_BYTES_TARGET <= ENTRY_BYTES_MAX

@@ -1,0 +1,131 @@
+"""What the machine answers: plain data, one reply a request, equal on every node (R11).
+
+A reply holds no reference into the state, so it can be stored for repeats (R12) and hashed into the
+digest. The HTTP layer turns it into JSON; what a lease shows of a message is read from the state
+right after apply (`views.leased`).
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Refusal(Struct, array_like=True, frozen=True, tag=1):
+    """Nothing changed. `code` is one of `errors.CODES`; `field` a JSON pointer into the request."""
+
+    code: str
+    detail: str
+    field: str | None = None
+    limit: int | None = None
+    retry_after_ms: int | None = None
+
+
+class Done(Struct, array_like=True, frozen=True, tag=2):
+    """The command took effect and there is nothing more to say. `count`: how many it concerned."""
+
+    count: int = 0
+    more: bool = False  # Expire, sweeps: more is due now
+
+
+class QueueSaved(Struct, array_like=True, frozen=True, tag=3):
+    name: str
+    created: bool
+    revision: int
+
+
+class EnqueuedOne(Struct, array_like=True, frozen=True):
+    """`state` is the first message's state now when `duplicate`, with its result if it is finished."""
+
+    message: int
+    state: str
+    duplicate: bool = False
+    result: bytes | None = None
+
+
+class Enqueued(Struct, array_like=True, frozen=True, tag=4):
+    messages: tuple[EnqueuedOne, ...]
+
+
+class Grant(Struct, array_like=True, frozen=True):
+    message: int
+    fence: int
+    mac: bytes
+    lease_expires_at_ms: int
+    attempt: int
+
+
+class Leased(Struct, array_like=True, frozen=True, tag=5):
+    """`lost`: of a repeated lease request, how many grants are no longer live (R18)."""
+
+    grants: tuple[Grant, ...]
+    now_ms: int
+    lost: int = 0
+
+
+class Settled(Struct, array_like=True, frozen=True):
+    """One item's answer. `status`: acked | nacked | dead | extended | released | stale_lease | not_found,
+    or a refusal's code when an ack's effect was refused (R27)."""
+
+    status: str
+    repeated: bool = False
+    state: str | None = None
+    deliver_at_ms: int | None = None
+    lease_expires_at_ms: int | None = None
+    cancelled: bool = False
+
+
+class SettledAll(Struct, array_like=True, frozen=True, tag=6):
+    results: tuple[Settled, ...]
+    messages: tuple[EnqueuedOne, ...] | None = None  # ack with enqueue
+
+
+class MessageChanged(Struct, array_like=True, frozen=True, tag=7):
+    """Cancel, patch, progress: the message's state now; `cancelled` if a leased one was marked (R22)."""
+
+    message: int
+    state: str
+    cancelled: bool = False
+    lease_expires_at_ms: int | None = None
+
+
+class Redriven(Struct, array_like=True, frozen=True, tag=8):
+    """`next`: cursor for the following batch, None at the end; `upto`: see `commands.Redrive`."""
+
+    ids: tuple[int, ...]
+    next: int | None = None
+    upto: int | None = None
+
+
+class EffectState(Struct, array_like=True, frozen=True, tag=9):
+    """`state`: granted | done | aborted."""
+
+    state: str
+    uncertain: bool = False
+    fence: int | None = None
+    mac: bytes | None = None
+    result: bytes | None = None
+    expires_at_ms: int | None = None
+    repeated: bool = False
+
+
+Reply = (
+    Refusal
+    | Done
+    | QueueSaved
+    | Enqueued
+    | Leased
+    | SettledAll
+    | MessageChanged
+    | Redriven
+    | EffectState
+)
+
+
+class Answer(Struct, array_like=True, frozen=True):
+    """A reply with its place. `repeated`: the stored reply of an earlier request with this id (R12);
+    `index`, `seq`, `term` are then those of the first."""
+
+    reply: Reply
+    index: int
+    seq: int
+    repeated: bool = False

@@ -1,0 +1,1 @@
+"""Every metric and every log event, declared once. The only importer of prometheus_client."""
