@@ -25,7 +25,9 @@ def main(target: Path) -> None:
         try:
             import ensurepip  # noqa: F401 - only asked whether it is there
         except ImportError:
-            sys.exit("this Python has no ensurepip: install the package python3-venv (Debian) and run make again")
+            sys.exit(
+                "this Python has no ensurepip: install the package python3-venv (Debian) and run make again"
+            )
         run(sys.executable, "-m", "venv", str(target))
     root = Path(__file__).resolve().parent.parent
     pip = (str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check")

@@ -61,15 +61,23 @@ def run(stage: Stage) -> bool:
     env = dict(os.environ, PYTHONHASHSEED=os.environ.get("PYTHONHASHSEED", "0"))
     try:
         done = subprocess.run(
-            stage.command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, timeout=STAGE_SECONDS_MAX,
+            stage.command,
+            cwd=ROOT,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=STAGE_SECONDS_MAX,
         )
         output, failed = done.stdout, done.returncode != 0
     except subprocess.TimeoutExpired as slow:
         output, failed = f"{slow.stdout or ''}\nno end after {STAGE_SECONDS_MAX} s", True
     if failed:
         print(output, flush=True)
-    print(f"{'FAILED' if failed else 'ok':>6}  {time.monotonic() - began:6.1f} s  {stage.name:<34} {tally(output)}", flush=True)
+    print(
+        f"{'FAILED' if failed else 'ok':>6}  {time.monotonic() - began:6.1f} s  {stage.name:<34} {tally(output)}",
+        flush=True,
+    )
     return not failed
 
 
@@ -84,18 +92,29 @@ def coverage_gates() -> bool:
     held = True
     for package, gate in COVERAGE_GATES.items():
         report = subprocess.run(
-            python("-m", "coverage", "report", f"--include=src/trivet/{package}/*", "--precision=2", "--skip-covered", "--show-missing"),
-            cwd=ROOT, capture_output=True, text=True,
+            python(
+                "-m",
+                "coverage",
+                "report",
+                f"--include=src/trivet/{package}/*",
+                "--precision=2",
+                "--skip-covered",
+                "--show-missing",
+            ),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
         ).stdout
         total = re.search(r"^TOTAL.*?([\d.]+)%$", report, flags=re.MULTILINE)
         percent = float(total.group(1)) if total else 0.0
         enough = percent >= gate
         held = held and enough
-        print(f"{'ok' if enough else 'FAILED':>6}            branch coverage {package + '/':<18} {percent:.2f} % (gate {gate} %)")
+        print(
+            f"{'ok' if enough else 'FAILED':>6}            branch coverage {package + '/':<18} {percent:.2f} % (gate {gate} %)"
+        )
         if not enough:
             print(report)
     return held
-
 
 
 def main(what: str) -> int:

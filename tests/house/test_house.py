@@ -84,7 +84,9 @@ def test_one_library_has_one_door() -> None:
 
 def test_nothing_decodes_pickle() -> None:
     banned = {"pickle", "marshal", "shelve", "dill"}
-    wrong = [f"{path}: {name}" for _, path in modules() for name in imports(path) if name.split(".")[0] in banned]
+    wrong = [
+        f"{path}: {name}" for _, path in modules() for name in imports(path) if name.split(".")[0] in banned
+    ]
     assert not wrong, "\n".join(wrong)
 
 
@@ -94,9 +96,7 @@ def test_the_machine_is_pure() -> None:
         if package != "machine":
             continue
         place = path.relative_to(ROOT)
-        wrong += [
-            f"{place} imports {n}" for n in imports(path) if n.split(".")[0] not in MACHINE_MAY_IMPORT
-        ]
+        wrong += [f"{place} imports {n}" for n in imports(path) if n.split(".")[0] not in MACHINE_MAY_IMPORT]
         for found in ast.walk(ast.parse(path.read_text())):
             if isinstance(found, ast.Constant) and isinstance(found.value, float):
                 wrong.append(f"{place}:{found.lineno} has a float")
@@ -108,7 +108,9 @@ def test_the_machine_is_pure() -> None:
                 and found.func.id in {"hash", "id", "float", "open", "print"}
             ):
                 wrong.append(f"{place}:{found.lineno} calls {found.func.id}()")
-            if isinstance(found, ast.For | ast.comprehension) and isinstance(found.iter, ast.Set | ast.SetComp):
+            if isinstance(found, ast.For | ast.comprehension) and isinstance(
+                found.iter, ast.Set | ast.SetComp
+            ):
                 wrong.append(f"{place} iterates over a set")
     assert not wrong, "\n".join(wrong)
 
