@@ -49,6 +49,8 @@ EFFECT_TTL_MS_DEFAULT = 5 * MINUTE_MS
 EFFECT_TTL_MS_MAX = 12 * HOUR_MS
 EFFECT_RETENTION_MS = 7 * DAY_MS
 ACK_EFFECTS_MAX = 100
+LEASE_EFFECTS_MAX = 1000  # effects granted under one lease and not ended (contract 4: they end with it)
+EFFECT_TOKENS_KEPT = 100  # superseded tokens of one effect that are still told apart from unknown ones
 
 # --- queues -------------------------------------------------------------------------------------
 QUEUES_MAX = 10_000
@@ -63,6 +65,7 @@ REQUEST_WINDOW_MS = 60 * SECOND_MS
 SETTLE_WINDOW_MS = 60 * SECOND_MS
 SETTLED_TOKENS_MAX = 1_000_000
 REQUEST_IDS_MAX = 1_000_000
+REQUEST_REPLIES_BYTES_MAX = 256 * MIB  # stored replies of R12; above it new request ids are refused
 
 # --- log, peers ---------------------------------------------------------------------------------
 ENTRY_BYTES_MAX = 16 * MIB

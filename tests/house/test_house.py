@@ -150,3 +150,13 @@ def test_readme_links_resolve() -> None:
             if not target.startswith(("http:", "https:", "mailto:")) and not (page.parent / target).exists():
                 missing.append(f"{page.relative_to(ROOT)} → {target}")
     assert not missing, "\n".join(missing)
+
+
+def test_reference_pages_are_what_the_code_says() -> None:
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "scripts/make_reference.py", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

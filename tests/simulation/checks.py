@@ -81,11 +81,12 @@ class Checker:
         if first != name:
             self.world.violate("election safety", f"term {term} is led by {first} and by {name}")
         for index in range(storage.base_index + 1, self.committed_to + 1):
-            if storage.term_at(index) != self.committed[index] and self.committed[index] < term:
+            known = self.committed.get(index)
+            if known is not None and known < term and storage.term_at(index) != known:
                 self.world.violate(
                     "leader completeness",
-                    f"{name} leads term {term} with {storage.term_at(index)} at {index}, "
-                    f"committed was term {self.committed[index]}",
+                    f"{name} leads term {term} with term {storage.term_at(index)} at {index}, "
+                    f"committed there was term {known}",
                 )
 
     def _committed(self, name: str, before: int, commit: int, storage: Any) -> None:
@@ -97,8 +98,6 @@ class Checker:
             if known != term:
                 self.world.violate("two commits", f"{name} commits term {term} at {index}, known: {known}")
         self.committed_to = max(self.committed_to, commit)
-        for index in range(1, commit + 1) if len(self.committed) < commit else ():
-            self.committed.setdefault(index, self.committed.get(index - 1, 0))
 
     # --- the log --------------------------------------------------------------------------------------
 
@@ -147,3 +146,4 @@ class Checker:
     def forgive(self, name: str) -> None:
         """The disk was damaged or wiped: the node may have forgotten, and must not vote until it is whole."""
         self.audits[name].term = 0
+        self.audits[name].votes.clear()

@@ -16,8 +16,9 @@ EPOCH_MS = 1_760_000_000_000
 """The wall clock of a perfect node at virtual time 0."""
 
 
-class Violation(AssertionError):
-    """A law was broken. The run ends and the seed is printed."""
+class Violation(BaseException):
+    """A law was broken. The run ends and the seed is printed. Not an `Exception`: the product isolates callbacks
+    that raise, and must not isolate this."""
 
 
 class World:

@@ -186,7 +186,9 @@ class BadAnswer(ApiError):
     """Something answered, but not as a Trivet node does (a proxy, another service)."""
 
     def __init__(self, detail: str, **known: Any) -> None:
-        super().__init__("bad_answer", detail, kind=ErrorKind(0, Retry.NEVER, "Not an answer of Trivet"), **known)
+        super().__init__(
+            "bad_answer", detail, kind=ErrorKind(0, Retry.NEVER, "Not an answer of Trivet"), **known
+        )
 
 
 class EffectUncertain(ApiError):
@@ -195,7 +197,9 @@ class EffectUncertain(ApiError):
     Give the guard a `reconcile=` that finds out; without one a Worker dead-letters the message."""
 
     def __init__(self, detail: str, **known: Any) -> None:
-        super().__init__("effect_uncertain", detail, kind=ErrorKind(0, Retry.NEVER, "The effect is uncertain"), **known)
+        super().__init__(
+            "effect_uncertain", detail, kind=ErrorKind(0, Retry.NEVER, "The effect is uncertain"), **known
+        )
 
 
 class LeaseLost(ApiError):

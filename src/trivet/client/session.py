@@ -6,6 +6,7 @@ import asyncio
 import random
 import secrets
 import socket
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from types import SimpleNamespace
@@ -15,14 +16,14 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 import msgspec
 
-from trivet.client.errors import ApiError, OutcomeUnknown, Unreachable
+from trivet.client.errors import ApiError, BadAnswer, OutcomeUnknown, Unreachable
 from trivet.client.retry import RetryPolicy, Verdict, judge
 from trivet.client.ring import Ring, origin_of
 from trivet.units import Clock
 
 HOPS_MAX = 3
 BAD_FOR_S = 0.25  # after a refused or broken connection: a restart or an election is short
-BAD_AFTER_TIMEOUT_S = 2.0  # after silence: each further try costs a whole timeout
+BAD_AFTER_TIMEOUT_S = 1.0  # after silence: each further try costs a whole timeout
 MSGPACK = "application/msgpack"
 JSON = "application/json"
 
@@ -99,18 +100,16 @@ class _Answer:
     data: Any = None
     status: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
-    timed_out: bool = False
 
 
 class SystemClock:
-    def __init__(self) -> None:
-        import time
+    """This machine's clocks."""
 
-        self.monotonic = time.monotonic
-        self._time_ns = time.time_ns
+    def monotonic(self) -> float:
+        return time.monotonic()
 
     def wall_ms(self) -> int:
-        return self._time_ns() // 1_000_000
+        return time.time_ns() // 1_000_000
 
 
 class Session:
@@ -160,7 +159,11 @@ class Session:
         write = method != "GET" if write is None else write
         if write and request_id is None:
             request_id = secrets.token_hex(16)
-        sent = {"Accept": self._media, "Trivet-Election-Wait": str(self._election_wait_ms()), **(headers or {})}
+        sent = {
+            "Accept": self._media,
+            "Trivet-Election-Wait": str(self._election_wait_ms()),
+            **(headers or {}),
+        }
         if request_id is not None:
             sent["Idempotency-Key"] = request_id
         payload = None
@@ -220,9 +223,11 @@ class Session:
                 break
             if self.ring.is_bad(origin_of(url), self.clock.monotonic()):
                 break  # it names a leader that we know is gone: it will learn
-            if self.clock.monotonic() >= call.deadline_s:
+            if self.policy.total_s > 0 and self.clock.monotonic() >= call.deadline_s:
                 break
-        return _Answer(Verdict.ELSEWHERE, Unreachable("redirected in a circle, or to a node that does not answer"))
+        return _Answer(
+            Verdict.ELSEWHERE, Unreachable("redirected in a circle, or to a node that does not answer")
+        )
 
     async def _next_round(self, call: _Call) -> None:
         """Every node was tried: pause with full jitter, then begin again."""
@@ -251,13 +256,14 @@ class Session:
         if call.unknown:
             raise OutcomeUnknown(
                 "outcome_unknown",
-                f"{call.method} {call.path} may or may not have been applied ({call.attempts} attempts, last: {last})",
+                f"{call.method} {call.path} may or may not have been applied "
+                f"({call.attempts} attempts, last: {last})",
                 extra={"request_id": call.request_id},
             ) from last
         if isinstance(last, ApiError):
             raise last
         raise Unreachable(
-            f"no node answered {call.method} {call.path} in {call.attempts} attempts, last: {last or type(last).__name__}"
+            f"no node answered {call.method} {call.path} in {call.attempts} attempts, last: {last!r}"
         ) from last
 
     # --- one attempt --------------------------------------------------------------------------------
@@ -289,7 +295,12 @@ class Session:
         if self._token is not None and origin in self.ring.members:
             headers = {**headers, "Authorization": f"Bearer {self._token}"}
         async with self._open().request(
-            call.method, url, data=call.payload, headers=headers, allow_redirects=False, trace_request_ctx=sent
+            call.method,
+            url,
+            data=call.payload,
+            headers=headers,
+            allow_redirects=False,
+            trace_request_ctx=sent,
         ) as response:
             raw = await response.read()
         self.ring.answered(origin)
@@ -297,18 +308,18 @@ class Session:
         data = _decode(raw, response.content_type)
         verdict, error = judge(response.status, data, ours="Trivet-Node" in response.headers)
         if verdict is Verdict.DONE and "Trivet-Node" not in response.headers:
-            raise aiohttp.ClientPayloadError("an answer without Trivet-Node: this is no Trivet node")
+            verdict, error = Verdict.REFUSED, BadAnswer(f"{origin} answers, but it is no Trivet node")
         return _Answer(verdict, error, data, response.status, response.headers)
 
     def _broken(self, call: _Call, origin: str, times_sent: int, error: Exception) -> _Answer:
         timed_out = isinstance(error, TimeoutError)
-        if timed_out:
+        if timed_out and times_sent:
             call.timeouts += 1
         now_s = self.clock.monotonic()
         self.ring.failed(origin, now_s, BAD_AFTER_TIMEOUT_S if timed_out else BAD_FOR_S)
         verdict = Verdict.UNKNOWN if times_sent else Verdict.NOT_SENT
         said = str(error) or type(error).__name__
-        return _Answer(verdict, Unreachable(f"{origin}: {said}").with_traceback(None), timed_out=timed_out)
+        return _Answer(verdict, Unreachable(f"{origin}: {said}"))
 
     def _count(self, call: _Call, origin: str, sent_at_s: float, answer: _Answer) -> None:
         if answer.verdict is Verdict.NOT_SENT:
@@ -365,7 +376,12 @@ def _socket(address: Any) -> socket.socket:
     family, kind, protocol, _, _ = address
     made = socket.socket(family=family, type=kind, proto=protocol)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 1), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 2), ("TCP_USER_TIMEOUT", 1500)):
+    for name, value in (
+        ("TCP_KEEPIDLE", 1),
+        ("TCP_KEEPINTVL", 1),
+        ("TCP_KEEPCNT", 2),
+        ("TCP_USER_TIMEOUT", 1500),
+    ):
         option = getattr(socket, name, None)
         if option is not None:  # not on every system
             made.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -71,10 +71,13 @@ class SnapshotSink(Protocol):
 class StateMachine(Protocol):
     """Applies entries one after the other, in slices."""
 
-    applied_index: int
+    @property
+    def applied_index(self) -> int: ...
 
     def start(self, index: int, term: int, data: bytes) -> None:
-        """Begin the entry at `index` (= applied_index + 1). Raises only on a broken invariant: fatal."""
+        """Begin the entry at `index` (= applied_index + 1). Raises only on a broken invariant: fatal.
+
+        Empty `data` is a leader's no-op: nothing changes but `applied_index`."""
         ...
 
     def step(self, out_of_time: OutOfTime) -> bool:
@@ -86,3 +89,7 @@ class StateMachine(Protocol):
     def open_snapshot(self) -> SnapshotSource: ...
 
     def begin_install(self) -> SnapshotSink: ...
+
+
+class Fatal(Exception):
+    """Safety can no longer be vouched for: the process must end without sending anything more."""

@@ -69,7 +69,7 @@ class Records(Protocol):
     chain_digest: bytes
 
     def next(self) -> tuple[int, bytes] | None:
-        """(table, msgpack of one record), or None after the last."""
+        """(table, msgpack of one record), (-1, b"") for nothing yet, or None after the last."""
         ...
 
 
@@ -102,10 +102,11 @@ class SnapshotWriter:
             if record is None:
                 return self._end()
             table, data = record
-            self._counts[table] = self._counts.get(table, 0) + 1
-            self._digest += record_digest(table, data)
-            self._stream += _RECORD.pack(table, len(data))
-            self._stream += data
+            if table >= 0:
+                self._counts[table] = self._counts.get(table, 0) + 1
+                self._digest += record_digest(table, data)
+                self._stream += _RECORD.pack(table, len(data))
+                self._stream += data
             if out_of_time():
                 return b""
         piece = bytes(memoryview(self._stream)[:BLOCK_BYTES])

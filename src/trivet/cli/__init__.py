@@ -1,0 +1,1 @@
+"""The command line. The only importer of uvloop; nobody imports this package."""

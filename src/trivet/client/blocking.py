@@ -1,0 +1,86 @@
+"""The SDK without `await`: the same methods, run in a loop of its own thread. No logic here."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, Self
+
+from trivet.client.client import Client
+from trivet.client.effects import EffectGuard, Reconcile
+from trivet.client.leases import Lease
+
+
+class BlockingGuard:
+    """`with client.effect(id) as effect:`; see `EffectGuard`."""
+
+    def __init__(self, guard: EffectGuard, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        self._guard = guard
+        self._run = run
+
+    def __enter__(self) -> EffectGuard:
+        return self._run(self._guard.__aenter__())  # type: ignore[no-any-return]
+
+    def __exit__(self, *error: Any) -> None:
+        self._run(self._guard.__aexit__(*error))
+
+
+class BlockingClient:
+    """Takes what `Client` takes and has its methods, each of which waits for its answer. May be used from
+    several threads; close it, or use it as a context manager."""
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        self.client = Client(*args, **named)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="trivet-client", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def effect(
+        self,
+        effect_id: str,
+        *,
+        lease: Lease | None = None,
+        owner: str | None = None,
+        ttl_ms: int | None = None,
+        reconcile: Reconcile | None = None,
+        with_ack: bool = False,
+    ) -> BlockingGuard:
+        guard = self.client.effect(
+            effect_id, lease=lease, owner=owner, ttl_ms=ttl_ms, reconcile=reconcile, with_ack=with_ack
+        )
+        return BlockingGuard(guard, self.run)
+
+    def close(self) -> None:
+        if self._loop.is_closed():
+            return
+        self.run(self.client.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
+
+
+def _skin(name: str) -> Callable[..., Any]:
+    method = getattr(Client, name)
+
+    @functools.wraps(method)
+    def call(self: BlockingClient, *args: Any, **named: Any) -> Any:
+        return self.run(method(self.client, *args, **named))
+
+    return call
+
+
+for _name, _method in inspect.getmembers(Client, inspect.iscoroutinefunction):
+    if not _name.startswith("_") and _name != "close":
+        setattr(BlockingClient, _name, _skin(_name))

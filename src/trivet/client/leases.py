@@ -1,0 +1,83 @@
+"""A leased message as the worker holds it."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from trivet.units import Clock
+
+
+class Lease:
+    """One message under a lease. `trusted_until_s` is on the client's monotonic clock: the send time of
+    the request that granted or extended it, plus the length granted (R35). After it another worker may
+    already hold the message, so nothing that must happen once may be started."""
+
+    __slots__ = ("_clock", "cancelled", "data", "effects", "lease_ms", "lost", "trusted_until_s")
+
+    def __init__(self, data: dict[str, Any], now_ms: int, sent_at_s: float, clock: Clock) -> None:
+        self.data = data
+        self.lease_ms = max(1, int(data["lease_expires_at_ms"]) - now_ms)
+        self.trusted_until_s = sent_at_s + self.lease_ms / 1000
+        self.cancelled = False
+        self.lost = False
+        self.effects: list[dict[str, Any]] = []  # committed together with the ack
+        self._clock = clock
+
+    @property
+    def id(self) -> str:
+        return str(self.data["id"])
+
+    @property
+    def queue(self) -> str:
+        return str(self.data["queue"])
+
+    @property
+    def token(self) -> str:
+        return str(self.data["lease_token"])
+
+    @property
+    def body(self) -> Any:
+        """The message's body; bytes when it was enqueued as bytes."""
+        data = self.data
+        if "body_base64" in data:
+            return base64.b64decode(data["body_base64"])
+        return data.get("body")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        headers: dict[str, str] = self.data.get("headers") or {}
+        return headers
+
+    @property
+    def attempt(self) -> int:
+        """1 at the first delivery."""
+        return int(self.data.get("attempt", 1))
+
+    def remaining_s(self) -> float:
+        """How long this lease may still be trusted; 0 when not at all."""
+        if self.lost:
+            return 0.0
+        return max(0.0, self.trusted_until_s - self._clock.monotonic())
+
+    def extended(self, lease_ms: int, sent_at_s: float) -> None:
+        """An extension that was sent at `sent_at_s` was granted."""
+        self.lease_ms = lease_ms
+        self.trusted_until_s = sent_at_s + lease_ms / 1000
+
+    def __repr__(self) -> str:
+        return f"<Lease {self.id} of {self.queue}, attempt {self.attempt}, {self.remaining_s():.1f} s left>"
+
+
+class Leases(list[Lease]):
+    """What one lease request got. `lost`: of a repeated request, grants that are no longer live (R18)."""
+
+    def __init__(self, answer: dict[str, Any], sent_at_s: float, clock: Clock) -> None:
+        now_ms = int(answer["now_ms"])
+        super().__init__(Lease(one, now_ms, sent_at_s, clock) for one in answer["messages"])
+        self.lost = int(answer.get("lost", 0))
+        self.repeated = bool(answer.get("repeated", False))
+
+
+def token_of(lease: Lease | str) -> str:
+    return lease if isinstance(lease, str) else lease.token

@@ -1,0 +1,309 @@
+"""The loop around a replica on real sockets and a real disk (design 2 and 4).
+
+One turn: tick → pull a batch → take the next sync job → flush what may leave. Turns are asked for by
+`wake` (a frame, a proposal, a finished sync), joined into one by the event loop, and by a timer at most
+20 ms apart. Nothing between a request and its commit waits for the timer.
+
+The sync job alone runs elsewhere: in one worker thread, while the loop gathers the next batch. The
+replica holds back what may not leave before it is durable; AppendEntries leave before the own fsync ends.
+
+Whatever a turn raises ends the process through `die`: a replica that failed half-way must not go on (design 3).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from trivet.consensus.port import Outcome
+from trivet.storage.errors import DiskFull
+
+TICK_SECONDS = 0.02
+UNDURABLE_BATCHES_MAX = 2
+DISK_FULL_SECONDS = 0.25  # R10: then the same job is tried again; nothing of it was written
+
+
+class SyncJob(Protocol):
+    def run(self) -> None:
+        """Blocks until durable. Raises `DiskFull` (nothing written: may run again) or `OSError` (fatal)."""
+        ...
+
+
+class DrivenReplica(Protocol):
+    """The inputs of `Replica` which the driver uses."""
+
+    @property
+    def can_propose(self) -> bool: ...
+
+    @property
+    def busy(self) -> bool:
+        """More slices wait (apply, snapshot, install)."""
+        ...
+
+    def peer_up(self, peer: str, hello: Any) -> None: ...
+
+    def peer_down(self, peer: str) -> None: ...
+
+    def receive(self, peer: str, message: Any) -> None: ...
+
+    def tick(self) -> None: ...
+
+    def propose(self, data: bytes, done: Callable[[Outcome], None], deadline_s: float) -> None: ...
+
+    def take_sync(self) -> SyncJob | None: ...
+
+    def synced(self, job: Any) -> None: ...
+
+
+class BatchSource(Protocol):
+    """Where proposals wait. Every batch given out gets exactly one outcome."""
+
+    def next_batch(self) -> tuple[bytes, Callable[[Outcome], None]] | None: ...
+
+
+class Observer(Protocol):
+    """What the driver reports. Called in the loop; must be quick and must not raise."""
+
+    def turned(self, held_s: float) -> None: ...
+
+    def synced(self, took_s: float) -> None: ...
+
+    def proposed(self, size: int) -> None: ...
+
+
+class SyncThread:
+    """One worker thread: runs a job at a time and tells the loop when it ends, and with what error."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
+        self._loop = loop
+        self._jobs: queue.SimpleQueue[tuple[SyncJob, Callable[..., None]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def run(self, job: SyncJob, done: Callable[[SyncJob, BaseException | None, float], None]) -> None:
+        """`done(job, error, seconds)` is called in the loop."""
+        self._jobs.put((job, done))
+
+    def stop(self) -> None:
+        """Waits for the job that runs."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (item := self._jobs.get()) is not None:
+            job, done = item
+            started = time.perf_counter()
+            error: BaseException | None = None
+            try:
+                job.run()
+            except BaseException as caught:  # noqa: BLE001 handed to the loop, which ends the process
+                error = caught
+            self._loop.call_soon_threadsafe(done, job, error, time.perf_counter() - started)
+
+
+class Driver:
+    """Runs one replica on the running event loop. All methods belong to the loop's thread."""
+
+    def __init__(
+        self,
+        replica: DrivenReplica,
+        source: BatchSource,
+        *,
+        flush: Callable[[], None],
+        die: Callable[[str, BaseException | None], None],
+        observer: Observer | None = None,
+        on_turn: Callable[[], None] | None = None,
+        on_timer: Callable[[], None] | None = None,
+        proposal_deadline_s: float = 10.0,
+        name: str = "node",
+    ) -> None:
+        """`flush` puts what the replica sent on the wire. `on_turn` runs in each turn after the tick
+        (role changes), `on_timer` at most every 20 ms (duties); both may propose through `source`."""
+        self._replica = replica
+        self._source = source
+        self._flush = flush
+        self._die = die
+        self._observer = observer
+        self._on_turn = on_turn
+        self._on_timer = on_timer
+        self._deadline_s = proposal_deadline_s
+        self._name = name
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: SyncThread | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._scheduled = False
+        self._job: SyncJob | None = None
+        self._buffered_batches = 0  # proposed since the last sync job was taken
+        self._syncing_batches = 0  # covered by the running job
+        self._idle: asyncio.Event | None = None
+        self._failed = False
+        self.waits_for_space = False  # R10: the running sync found the disk full
+
+    # --- life -------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread = SyncThread(self._loop, f"sync-{self._name}")
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._timer = self._loop.call_later(0, self._on_tick)
+
+    async def stop(self) -> None:
+        """No more turns; waits for the sync that runs and takes what is still buffered to the disk."""
+        if self._loop is None or self._idle is None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        while not self._failed:
+            await self._idle.wait()
+            if not self._begin_sync():
+                break  # also when the disk is full: the unfinished job is given up
+        self._loop = None
+        if self._thread is not None:
+            self._thread.stop()
+            self._thread = None
+
+    @property
+    def running(self) -> bool:
+        return self._timer is not None and not self._failed
+
+    # --- inputs -----------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Asks for a turn; many calls before it make one."""
+        if not self._scheduled and self._timer is not None and self._loop is not None:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def peer_up(self, peer: str, hello: Any) -> None:
+        self._input(self._replica.peer_up, peer, hello)
+
+    def peer_down(self, peer: str) -> None:
+        self._input(self._replica.peer_down, peer)
+
+    def receive(self, peer: str, message: Any) -> None:
+        self._input(self._replica.receive, peer, message)
+
+    def _input(self, handle: Callable[..., None], *arguments: Any) -> None:
+        if not self.running:
+            return
+        try:
+            handle(*arguments)
+        except Exception as error:  # noqa: BLE001 any failure inside the replica is fatal
+            self._fail("consensus", error)
+            return
+        self.wake()
+
+    # --- a turn -----------------------------------------------------------------------------------------
+
+    def _on_tick(self) -> None:
+        if self._timer is None or self._loop is None:
+            return
+        self._timer = self._loop.call_later(TICK_SECONDS, self._on_tick)
+        self._turn(timer=True)
+
+    def _turn(self, timer: bool = False) -> None:
+        if not timer:
+            self._scheduled = False
+        if not self.running:
+            return
+        started = time.perf_counter()
+        try:
+            self._replica.tick()
+            if self._on_turn is not None:
+                self._on_turn()
+            if timer and self._on_timer is not None:
+                self._on_timer()
+            self._pull()
+            self._begin_sync()
+            self._flush()
+            if self._replica.busy:
+                self.wake()  # the slice was used up (R9, R25): let others run, then go on
+        except Exception as error:  # noqa: BLE001 any failure inside a turn is fatal
+            self._fail("consensus", error)
+            return
+        if self._observer is not None:
+            self._observer.turned(time.perf_counter() - started)
+
+    def _pull(self) -> None:
+        """At most two own entries are on their way to the own disk: so batches grow under load, by
+        themselves, and one is always being gathered while another is written."""
+        while (
+            self._buffered_batches + self._syncing_batches < UNDURABLE_BATCHES_MAX
+            and self._replica.can_propose
+        ):
+            batch = self._source.next_batch()
+            if batch is None:
+                return
+            data, done = batch
+            self._buffered_batches += 1
+            self._replica.propose(data, done, self._deadline_s)
+            if self._observer is not None:
+                self._observer.proposed(len(data))
+
+    def _begin_sync(self) -> bool:
+        if self._job is not None or self._thread is None or self._idle is None:
+            return False
+        job = self._replica.take_sync()
+        if job is None:
+            self._buffered_batches = 0
+            return False
+        self._job = job
+        self._syncing_batches, self._buffered_batches = self._buffered_batches, 0
+        self._idle.clear()
+        self._thread.run(job, self._end_sync)
+        return True
+
+    def _end_sync(self, job: SyncJob, error: BaseException | None, took_s: float) -> None:
+        if isinstance(error, DiskFull):
+            self._wait_for_space(job)
+            return
+        self._job = None
+        self._syncing_batches = 0
+        if self._idle is not None:
+            self._idle.set()
+        if error is not None:
+            self._fail("storage", error)
+            return
+        try:
+            self._replica.synced(job)
+        except Exception as caught:  # noqa: BLE001 any failure inside the replica is fatal
+            self._fail("consensus", caught)
+            return
+        if self._observer is not None:
+            self._observer.synced(took_s)
+        if self.running:
+            # At once, not in a later turn: what the sync released (votes, acknowledgements) is what
+            # somebody waits for.
+            self._turn(timer=False)
+
+    def _wait_for_space(self, job: SyncJob) -> None:
+        """R10: a full node stops acknowledging and lives; heartbeats and reads go on."""
+        if not self.running or self._loop is None or self._thread is None:
+            if self._idle is not None:
+                self._idle.set()  # stopping: what is buffered was promised to nobody
+            return
+        self.waits_for_space = True
+        self._loop.call_later(DISK_FULL_SECONDS, self._try_again, job)
+
+    def _try_again(self, job: SyncJob) -> None:
+        self.waits_for_space = False
+        if self._thread is None:
+            return
+        if self.running:
+            self._thread.run(job, self._end_sync)
+        elif self._idle is not None:
+            self._idle.set()
+
+    def _fail(self, reason: str, error: BaseException) -> None:
+        if self._failed:
+            return
+        self._failed = True
+        if self._idle is not None:
+            self._idle.set()
+        self._die(reason, error)

@@ -1,0 +1,198 @@
+"""A snapshot from the leader: received beside, verified whole, installed in slices, only when it is news.
+
+Hazards: r05 a first piece commits what was never verified; r13b an old snapshot cuts acknowledged entries; r13c, r13e
+a failed or holed transfer is answered as a success; r13d waiting proposals below it never end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trivet.consensus.peers import Peer
+from trivet.consensus.port import Fatal, OutOfTime, SnapshotSink, StateMachine
+from trivet.consensus.snapshot_take import NO_SPACE
+from trivet.storage.snapshots import SnapshotCommit, SnapshotMeta, SnapshotReader, SnapshotWriter
+from trivet.units import KIB
+from trivet.wire.frames import SnapshotChunk, SnapshotReply
+
+if TYPE_CHECKING:
+    from trivet.consensus.engine import Engine
+
+PIECE_BYTES = 256 * KIB
+
+
+class SnapshotInstaller:
+    """Receiving, then committing in the sync lane, then installing. A newer name starts over."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._name = ""
+        self._writer: SnapshotWriter | None = None
+        self._job: SnapshotCommit | None = None
+        self._running: SnapshotCommit | None = None
+        self._install: Install | None = None
+        self._answer_to: tuple[Peer, SnapshotChunk] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """From the whole snapshot on: applying waits, since its result would be replaced."""
+        return self._install is not None or self._running is not None or self._job is not None
+
+    # --- receiving ------------------------------------------------------------------------------------
+
+    def on_chunk(self, peer: Peer, m: SnapshotChunk) -> None:
+        engine, storage = self._engine, self._engine.storage
+        if not engine.receiver.from_leader(peer, m):
+            return
+        if m.index <= engine.commit_index or storage.term_at(m.index) == m.index_term:
+            self._not_news(peer, m)
+            return
+        self._answer_to = (peer, m)
+        if not self.busy:
+            try:
+                self._take(m)
+            except OSError as error:
+                if error.errno not in NO_SPACE:
+                    raise
+                self.abort("no space")
+        size = m.size if self.busy else (self._writer.size if self._writer is not None else 0)
+        self._reply(peer, m, size, False, 0, engine.journal.vote_position)
+
+    def _not_news(self, peer: Peer, m: SnapshotChunk) -> None:
+        """What it covers is in our log already: committed, so the same."""
+        engine = self._engine
+        engine.receiver.verify(m.index)
+        engine.commit_index = max(engine.commit_index, m.index)
+        if not self.busy:
+            self.abort("overtaken by the log")
+        match = min(m.index, engine.storage.durable_index)
+        self._reply(peer, m, 0, True, match, engine.journal.vote_position)
+
+    def _take(self, m: SnapshotChunk) -> None:
+        if self._writer is None or m.name != self._name or m.offset == 0 == m.size:
+            self.abort("another snapshot")
+            meta = SnapshotMeta(m.index, m.index_term, tuple(m.members), digest=m.digest)
+            self._writer = self._engine.storage.snapshots.writer(meta)
+            self._name = m.name
+        writer = self._writer
+        assert writer is not None
+        if m.offset == writer.size and m.data:
+            writer.write(m.data)
+        if writer.size < m.size:
+            return
+        self._writer = None
+        try:
+            self._job = writer.commit(m.digest, m.crc)
+        except ValueError as error:
+            self._engine.event("snapshot_damaged", name=m.name, why=str(error))
+
+    def abort(self, why: str) -> None:
+        """Forget a snapshot that is not whole yet."""
+        if self._writer is not None:
+            self._writer.abort()
+            self._writer = None
+            self._engine.event("snapshot_dropped", name=self._name, why=why)
+
+    def _reply(
+        self, peer: Peer, m: SnapshotChunk, offset: int, installed: bool, match: int, barrier: int
+    ) -> None:
+        engine = self._engine
+        reply = SnapshotReply(
+            engine.cluster_id,
+            engine.me.id,
+            engine.term,
+            m.seq,
+            m.name,
+            offset,
+            installed,
+            match,
+            engine.recovery.active,
+            engine.session,
+            engine.health(),
+        )
+        engine.outbox.post(peer.name, reply, barrier)
+
+    # --- committing -----------------------------------------------------------------------------------
+
+    def take_job(self) -> SnapshotCommit | None:
+        if self._job is None:
+            return None
+        self._running, self._job = self._job, None
+        return self._running
+
+    def job_done(self, job: Any) -> bool:
+        """False if the job is somebody else's."""
+        if job is not self._running or self._running is None:
+            return False
+        engine = self._engine
+        meta = self._running.finish()
+        self._running = None
+        engine.taker.abort("a snapshot is being installed")
+        self._install = Install(engine.machine, engine.storage.snapshots.reader(meta))
+        return True
+
+    # --- installing -----------------------------------------------------------------------------------
+
+    def step(self, out_of_time: OutOfTime) -> None:
+        install = self._install
+        if install is None or not self._engine.applying.between_entries:
+            return
+        if install.meta.index <= self._engine.machine.applied_index:
+            install.close()
+            self._install = None
+            return
+        if install.step(out_of_time):
+            self._install = None
+            self._installed(install.meta)
+
+    def _installed(self, meta: SnapshotMeta) -> None:
+        engine, storage = self._engine, self._engine.storage
+        if storage.term_at(meta.index) == meta.term:
+            storage.compact(meta.index)  # what follows it matches and may be acknowledged (r13b)
+        else:
+            storage.reset_to(meta.index, meta.term)
+        engine.last_applied = meta.index
+        engine.commit_index = max(engine.commit_index, meta.index)
+        engine.receiver.verify(meta.index)  # committed: in the log of every leader from now on
+        engine.proposals.end_all("snapshot", meta.index)
+        engine.event("snapshot_installed", index=meta.index, bytes=meta.size)
+        answer_to, self._answer_to = self._answer_to, None
+        if answer_to is not None and answer_to[1].term == engine.term:
+            self._reply(*answer_to, meta.size, True, meta.index, storage.position)
+
+
+class Install:
+    """The bytes of a snapshot into a machine, in slices."""
+
+    def __init__(self, machine: StateMachine, reader: SnapshotReader) -> None:
+        self.meta = reader.meta
+        self._machine = machine
+        self._reader = reader
+        self._sink: SnapshotSink = machine.begin_install()
+        self._offset = 0
+        self._rest = b""
+
+    def step(self, out_of_time: OutOfTime) -> bool:
+        """True when the machine holds the snapshot's state. Raises `Fatal` if the machine cannot read it."""
+        try:
+            while self._rest or self._offset < self.meta.size:
+                if not self._rest:
+                    self._rest = self._reader.read_at(self._offset, PIECE_BYTES)
+                    self._offset += len(self._rest)
+                    if not self._rest:
+                        raise Fatal(f"snapshot {self.meta.name} ends at {self._offset}")
+                self._rest = self._sink.write(self._rest, out_of_time)
+                if out_of_time():
+                    return False
+            if not self._sink.finish(self.meta.index, out_of_time):
+                return False
+        except ValueError as error:
+            raise Fatal(f"snapshot {self.meta.name} cannot be read: {error}") from error
+        if self._machine.applied_index != self.meta.index:
+            raise Fatal(f"snapshot {self.meta.name} led to index {self._machine.applied_index}")
+        self._reader.close()
+        return True
+
+    def close(self) -> None:
+        self._sink.abort()
+        self._reader.close()

@@ -1,0 +1,115 @@
+"""Snapshots of the own machine, taken in slices while it goes on (R9; hazards r02, r13, r14b)."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any
+
+from trivet.consensus.port import OutOfTime, SnapshotSource
+from trivet.storage.snapshots import SnapshotCommit, SnapshotMeta, SnapshotWriter
+
+if TYPE_CHECKING:
+    from trivet.consensus.engine import Engine
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+class SnapshotTaker:
+    """One at a time: asked for, walked, committed in the sync lane, then the log is compacted."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._source: SnapshotSource | None = None
+        self._writer: SnapshotWriter | None = None
+        self._job: SnapshotCommit | None = None
+        self._running: SnapshotCommit | None = None
+        self.wanted = False
+        """Asked for, and waiting until no entry is half applied."""
+
+    @property
+    def busy(self) -> bool:
+        return self.wanted or self._writer is not None
+
+    def ask(self) -> bool:
+        """False if one is under way, nothing is new since the last, or a received one is being installed."""
+        engine = self._engine
+        latest = engine.storage.snapshots.latest
+        if self.busy or self._job or self._running or engine.installer.busy or not engine.born:
+            return False
+        if latest is not None and latest.index >= engine.machine.applied_index:
+            return False
+        if engine.machine.applied_index == 0:
+            return False
+        self.wanted = True
+        return True
+
+    def step(self, out_of_time: OutOfTime) -> None:
+        engine = self._engine
+        if self.wanted and engine.applying.between_entries and not engine.installer.busy:
+            self._begin()
+        if self._writer is None or self._source is None:
+            return
+        try:
+            while not out_of_time():
+                piece = self._source.read(out_of_time)
+                if piece is None:
+                    self._end_of_walk()
+                    return
+                if piece:
+                    self._writer.write(piece)
+        except OSError as error:
+            if error.errno not in NO_SPACE:
+                raise
+            self.abort("no space")
+
+    def _begin(self) -> None:
+        engine = self._engine
+        self.wanted = False
+        source = engine.machine.open_snapshot()
+        term = engine.journal.term_at(source.index)
+        try:
+            self._writer = engine.storage.snapshots.writer(
+                SnapshotMeta(source.index, term, engine.peers.members)
+            )
+        except OSError as error:
+            source.close()
+            if error.errno not in NO_SPACE:
+                raise
+            engine.event("snapshot_failed", why="no space")
+            return
+        self._source = source
+        engine.event("snapshot_started", index=source.index)
+
+    def _end_of_walk(self) -> None:
+        assert self._source is not None and self._writer is not None
+        self._source.close()
+        self._job = self._writer.commit()
+        self._source = self._writer = None
+
+    def abort(self, why: str) -> None:
+        """The walk ends; what was written is removed."""
+        self.wanted = False
+        if self._source is not None:
+            self._source.close()
+        if self._writer is not None:
+            self._writer.abort()
+            self._engine.event("snapshot_failed", why=why)
+        self._source = self._writer = None
+
+    def take_job(self) -> SnapshotCommit | None:
+        """The blocking rest. Not before the log below it is durable: a snapshot never is ahead of the log it
+        stands for, or a crash would leave a hole behind it."""
+        if self._job is None or self._engine.storage.durable_index < self._job.meta.index:
+            return None
+        self._running, self._job = self._job, None
+        return self._running
+
+    def job_done(self, job: Any) -> bool:
+        """False if the job is somebody else's."""
+        if job is not self._running or self._running is None:
+            return False
+        meta = self._running.finish()
+        self._running = None
+        self._engine.storage.compact(meta.index)
+        self._engine.event("snapshot_taken", index=meta.index, bytes=meta.size)
+        return True

@@ -1,0 +1,1 @@
+"""The HTTP API (api.md): routes, manners, schemas. Talks to `node.broker` and `machine.views` only."""

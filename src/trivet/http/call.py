@@ -1,0 +1,144 @@
+"""One request on its way: what it says, and the ways to answer it (api.md, Manners)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+from aiohttp.web import BaseRequest
+from msgspec import UNSET, UnsetType
+
+from trivet.errors import TrivetError, invalid
+from trivet.http import content, render
+from trivet.http.codec import JSON, MSGPACK, Codec
+from trivet.http.routing import Route
+from trivet.machine.commands import Command, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trivet.http.app import Services
+    from trivet.machine.core import Machine
+    from trivet.node.broker import Committed, Show
+
+T = TypeVar("T")
+
+_command_bytes = msgspec.msgpack.Encoder(order="deterministic").encode
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer before it is put on the wire."""
+
+    status: int
+    body: bytes = b""
+    media: str = JSON
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Call:
+    """A request whose route is known. `body` is read whole before a write's handler runs."""
+
+    request: BaseRequest
+    services: Services
+    route: Route
+    path: str
+    params: tuple[str, ...]
+    query: dict[str, str]
+    accept: str
+    media: str = JSON
+    body: bytes = b""
+    key: str | None = None  # the request id given by header, later also by body
+    local: bool = False
+
+    @property
+    def typed(self) -> bool:
+        """The request came as MessagePack, which can hold what JSON cannot."""
+        return self.media == MSGPACK
+
+    # --- what it says -----------------------------------------------------------------------------
+
+    def decode(self, codec: Codec[T], *, optional: bool = False) -> T:
+        """The body as a `T`, its `request_id` taken. `optional`: no body means no field given."""
+        data = self.body
+        if optional and not data:
+            data = b"\x80" if self.typed else b"{}"
+        given = codec.decode(data, self.media)
+        self.take_key(getattr(given, "request_id", UNSET))
+        return given
+
+    def take_key(self, given: str | UnsetType) -> None:
+        """Header and body may both name the request, but only by one name (R12)."""
+        if given is UNSET:
+            return
+        content.text(given, "/request_id")
+        if self.key is not None and self.key != given:
+            raise invalid("Idempotency-Key and request_id differ", "/request_id")
+        self.key = given
+
+    def if_match(self) -> int | None:
+        """The queue revision of `If-Match`, plain or as an entity tag."""
+        text = self.request.headers.get("If-Match")
+        if text is None:
+            return None
+        digits = text.strip().removeprefix("W/").strip('"')
+        if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
+            raise invalid("must be a queue's revision", "/If-Match")
+        return int(digits)
+
+    def fingerprint(self, command: Command, *more: Any) -> bytes:
+        """16 bytes of method, path and content: the same whatever the codec and whitespace (R12)."""
+        told = blake2b(digest_size=16)
+        told.update(f"{self.route.method} {self.path}\n".encode())
+        told.update(_command_bytes((command, *more)))
+        return told.digest()
+
+    def machine_request(self, command: Command) -> Request:
+        if self.key is None:
+            return Request(command)
+        return Request(command, self.key, self.fingerprint(command))
+
+    # --- through the broker -------------------------------------------------------------------------
+
+    async def submit(self, command: Command, show: Show | None = None) -> Committed:
+        return await self.services.broker.submit(self.machine_request(command), show)
+
+    async def look(self, view: Callable[[Machine], T]) -> T:
+        """A read at the consistency asked for."""
+        broker = self.services.broker
+        return await (broker.read_local(view) if self.local else broker.read(view))
+
+    # --- answers ------------------------------------------------------------------------------------
+
+    def reply(self, status: int, told: dict[str, Any], headers: dict[str, str] | None = None) -> Reply:
+        return Reply(status, render.encode(told, self.accept), self.accept, headers or {})
+
+    def written(
+        self,
+        committed: Committed,
+        told: dict[str, Any],
+        status: int = 200,
+        headers: dict[str, str] | None = None,
+    ) -> Reply:
+        """A write's answer: with its place in the log."""
+        answer = committed.answer
+        told["index"] = answer.index
+        told["seq"] = answer.seq
+        told["term"] = committed.term
+        if answer.repeated:
+            told["repeated"] = True
+        return self.reply(status, told, headers)
+
+    def seen(self, as_of: int, told: dict[str, Any], headers: dict[str, str] | None = None) -> Reply:
+        """A read's answer: with the applied index it saw, and how old a local one may be."""
+        told["as_of"] = as_of
+        if self.local:
+            told["leader_contact_age_ms"] = self.services.broker.host.leader_contact_age_ms()
+        return self.reply(200, told, headers)
+
+
+def not_yet(what: str) -> TrivetError:
+    return TrivetError("not_implemented", f"{what} come with a later release")

@@ -1,0 +1,129 @@
+"""Dead letters: list, redrive, remove."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET
+
+from trivet.errors import TrivetError
+from trivet.http import build, content
+from trivet.http import schema as s
+from trivet.http.call import Call, Reply
+from trivet.http.codec import Codec
+from trivet.http.messages import list_bytes, listed
+from trivet.http.queues import after_message, list_limit, name_of, removed
+from trivet.limits import REDRIVE_BATCH_MAX
+from trivet.machine import views
+from trivet.machine.commands import PurgeDead, Redrive, Request
+from trivet.machine.ids import message_id
+from trivet.machine.replies import Redriven
+from trivet.node.broker import Committed
+from trivet.node.waiters import queue_not_found
+
+if TYPE_CHECKING:
+    from trivet.machine.core import Machine
+
+REASONS = ("max_attempts", "expired", "rejected", "dependency_failed", "queue_full")
+
+_REDRIVE = Codec(s.RedriveIn)
+_NOTHING = Codec(s.In)
+
+
+async def get(call: Call) -> Reply:
+    name = name_of(call)
+    reason = call.query.get("reason")
+    if reason is not None:
+        build.choice(reason, REASONS, "/reason")
+    limit, after, max_bytes = list_limit(call), after_message(call), list_bytes(call)
+    as_of, page = await call.look(
+        lambda m: (m.applied_index, views.dead(m, name, limit, after, reason, max_bytes))
+    )
+    return listed(call, name, as_of, page)
+
+
+async def purge(call: Call) -> Reply:
+    name = name_of(call)
+    call.decode(_NOTHING, optional=True)
+    committed = await call.submit(PurgeDead(name))
+    return call.written(committed, {"removed": removed(committed.answer)})
+
+
+async def redrive(call: Call) -> Reply:
+    name = name_of(call)
+    given = call.decode(_REDRIVE, optional=True)
+    ids: tuple[int, ...] | None = None
+    if given.ids is not UNSET:
+        if len(given.ids) > REDRIVE_BATCH_MAX:
+            raise TrivetError(
+                "batch_too_large",
+                f"{len(given.ids)} ids, at most {REDRIVE_BATCH_MAX}",
+                field="/ids",
+                limit=REDRIVE_BATCH_MAX,
+            )
+        ids = tuple(build.message_number(text, f"/ids/{at}") for at, text in enumerate(given.ids))
+    reason = None if given.reason is UNSET else build.choice(given.reason, REASONS, "/reason")
+    limit = None if given.limit is UNSET else given.limit
+    to = None if given.to is UNSET else content.queue_name(given.to, "/to")
+    if given.dry_run:
+        return await _dry_run(call, name, ids, reason, limit, to)
+    done, last = await _redrive(call, name, ids, reason, limit, to)
+    return call.written(last, {"redriven": len(done), "ids": [message_id(number) for number in done]})
+
+
+async def _redrive(
+    call: Call,
+    name: str,
+    ids: tuple[int, ...] | None,
+    reason: str | None,
+    limit: int | None,
+    to: str | None,
+) -> tuple[list[int], Committed]:
+    """Bounded commands until all is redriven (R25).
+
+    Each has a request id made from the caller's, so that a repeat walks the same steps again (R12).
+    What dies meanwhile is left alone: `upto` is fixed by the first step.
+    """
+    done: list[int] = []
+    after, upto, step = 0, None, 0
+    whole = call.fingerprint(Redrive(name, ids, reason, limit or 0, to))
+    while True:
+        left = REDRIVE_BATCH_MAX if limit is None else min(REDRIVE_BATCH_MAX, limit - len(done))
+        command = Redrive(name, ids, reason, left, to, after, upto)
+        key = call.key if call.key is None or step == 0 else f"{call.key}\n{step}"
+        request = Request(command) if key is None else Request(command, key, whole)
+        committed = await call.services.broker.submit(request)
+        reply = committed.answer.reply
+        assert isinstance(reply, Redriven)
+        done.extend(reply.ids)
+        if reply.next is None or (limit is not None and len(done) >= limit):
+            return done, committed
+        after, upto, step = reply.next, reply.upto, step + 1
+
+
+async def _dry_run(
+    call: Call,
+    name: str,
+    ids: tuple[int, ...] | None,
+    reason: str | None,
+    limit: int | None,
+    to: str | None,
+) -> Reply:
+    """What a redrive would take, in slices as bounded as its commands; changes nothing."""
+    found: list[int] = []
+    after, as_of = 0, 0
+    while True:
+        left = REDRIVE_BATCH_MAX if limit is None else min(REDRIVE_BATCH_MAX, limit - len(found))
+
+        def view(machine: Machine, after: int = after, left: int = left) -> tuple[int, list[int], int | None]:
+            for queue in (name, to):
+                if queue is not None and machine.leasable(queue) is None:
+                    raise queue_not_found(queue, "/to" if queue is to else None)
+            return machine.applied_index, *views.redrive_candidates(machine, name, ids, reason, left, after)
+
+        as_of, some, following = await call.look(view)
+        found.extend(some)
+        if following is None or (limit is not None and len(found) >= limit):
+            break
+        after = following
+    return call.seen(as_of, {"redriven": len(found), "ids": [message_id(number) for number in found]})

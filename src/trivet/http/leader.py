@@ -1,0 +1,103 @@
+"""What a node does with a call that only the leader may answer (api.md, Leader and followers)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from trivet.errors import TrivetError
+from trivet.http.call import Reply
+from trivet.http.routing import Kind
+from trivet.units import SECOND_MS
+
+if TYPE_CHECKING:
+    from trivet.http.call import Call
+
+FORWARDED = "Trivet-Forwarded"  # the loop guard: the node id of the one hop
+# Of the request; everything else either describes the connection or is made anew.
+_PASSED_ON = (
+    "Accept",
+    "Authorization",
+    "Content-Encoding",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-Match",
+    "Last-Event-ID",
+    "Trivet-Request-Id",
+)
+_PASSED_BACK = ("Content-Type", "Retry-After", "ETag", "Cache-Control", "Allow")
+FORWARD_TIMEOUT_S = 75.0  # longer than the longest wait a request may ask for
+
+
+async def elsewhere(call: Call) -> Reply | None:
+    """None: this node leads, go on. Otherwise the redirect, or the leader's own answer.
+
+    Raises `no_leader` when none is known after `election_wait_ms`, `recovering` for a node that may not
+    speak of its state.
+    """
+    broker = call.services.broker
+    consensus = broker.consensus
+    if consensus.is_leader and consensus.can_propose:
+        return None
+    if not await broker.wait_for_leader(call.services.settings.election_wait_ms / 1000):
+        if consensus.recovering is not None:
+            raise TrivetError("recovering", f"this node is recovering: {consensus.recovering}")
+        raise TrivetError("no_leader", "no leader is known", retry_after_ms=SECOND_MS)
+    if consensus.is_leader:
+        return None
+    url = broker.leader_url()
+    if url is None:
+        raise TrivetError("no_leader", "the leader has just left office", retry_after_ms=SECOND_MS)
+    if FORWARDED in call.request.headers:
+        raise TrivetError(
+            "no_leader",
+            f"this request was already forwarded once, to a node that does not lead; try {url}",
+            retry_after_ms=SECOND_MS,
+        )
+    asked = call.request.headers.get("Trivet-Follower", "")
+    mode = asked if asked in ("forward", "redirect") else call.services.settings.follower_mode
+    if mode == "forward":
+        return await _forward(call, url)
+    return Reply(307, headers={"Location": url + call.request.raw_path, "Cache-Control": "no-store"})
+
+
+async def _forward(call: Call, url: str) -> Reply:
+    """One hop, one attempt. Nothing is sent twice: after its first byte the outcome is the leader's to tell (R35)."""
+    services = call.services
+    headers = {name: call.request.headers[name] for name in _PASSED_ON if name in call.request.headers}
+    headers[FORWARDED] = services.broker.host.node_id
+    body = await services.read_body(call.request)
+    headers.pop("Content-Encoding", None)  # the body was unpacked on its way in
+    try:
+        async with services.forwarder().request(
+            call.request.method,
+            # Encoded as it came: the leader must see the same path.
+            aiohttp.client.URL(url + call.request.raw_path, encoded=True),
+            data=body or None,
+            headers=headers,
+            allow_redirects=False,
+            skip_auto_headers=("User-Agent", "Content-Type", "Accept"),
+        ) as answer:
+            back = {name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers}
+            media = back.pop("Content-Type", "application/json")
+            return Reply(answer.status, await answer.read(), media, back)
+    except aiohttp.ClientConnectorError as error:
+        raise TrivetError(
+            "no_leader", f"the leader at {url} cannot be reached: {error}", retry_after_ms=SECOND_MS
+        ) from None
+    except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+        why = f"the connection to the leader at {url} broke: {type(error).__name__}"
+        if call.route.kind is Kind.READ:
+            raise TrivetError("no_leader", why, retry_after_ms=SECOND_MS) from None
+        raise TrivetError("outcome_unknown", why + "; repeat it with the same request id") from None
+
+
+def make_forwarder() -> aiohttp.ClientSession:
+    """A client that never re-sends: a reused connection that proves dead would make aiohttp repeat."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(force_close=True, limit=0),
+        timeout=aiohttp.ClientTimeout(total=FORWARD_TIMEOUT_S, sock_connect=2.0),
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )

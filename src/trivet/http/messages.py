@@ -1,0 +1,234 @@
+"""Messages: enqueue, lease, settle, one message, browsing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import UNSET, UnsetType
+
+from trivet.errors import TrivetError, invalid
+from trivet.http import build, content, render
+from trivet.http import schema as s
+from trivet.http.call import Call, Reply
+from trivet.http.codec import Codec
+from trivet.http.queues import after_message, list_limit, name_of
+from trivet.http.routing import query_int
+from trivet.limits import ANSWER_BYTES_MAX, LEASE_QUEUES_MAX, WAIT_MS_MAX
+from trivet.machine import views
+from trivet.machine.commands import Cancel, Command, Enqueue, Lease, PatchMessage, Progress
+from trivet.machine.ids import decode_token, message_id
+from trivet.machine.replies import Enqueued, Leased, MessageChanged, SettledAll
+from trivet.node.waiters import Ask, queue_not_found
+
+STATES = ("blocked", "delayed", "ready", "leased", "done", "dead", "cancelled")
+
+_ENQUEUE = Codec(s.EnqueueIn)
+_LEASE = Codec(s.LeaseIn)
+_LEASE_MANY = Codec(s.LeaseManyIn)
+_ACK = Codec(s.AckIn)
+_NACK = Codec(s.NackIn)
+_EXTEND = Codec(s.ExtendIn)
+_RELEASE = Codec(s.ReleaseIn)
+_PROGRESS = Codec(s.ProgressIn)
+_PATCH = Codec(s.MessagePatchIn)
+_NOTHING = Codec(s.In)
+
+
+async def enqueue(call: Call) -> Reply:
+    name = name_of(call)
+    given = call.decode(_ENQUEUE)
+    broker = call.services.broker
+    drafts = build.drafts(given, typed=call.typed, now_ms=broker.now_ms)
+    try:
+        committed = await call.submit(Enqueue(name, drafts, broker.auto_create_queues))
+    except TrivetError as error:
+        if given.messages is UNSET and error.field is not None:
+            error.field = error.field.removeprefix("/messages/0")
+        raise
+    reply = committed.answer.reply
+    assert isinstance(reply, Enqueued)
+    told = {"messages": [render.enqueued(one, call.accept) for one in reply.messages]}
+    return call.written(committed, told, 201)
+
+
+# --- leasing ------------------------------------------------------------------------------------------
+
+
+async def lease(call: Call) -> Reply:
+    name = name_of(call)
+    return await _lease(call, call.decode(_LEASE), (name,))
+
+
+async def lease_many(call: Call) -> Reply:
+    given = call.decode(_LEASE_MANY)
+    if not 1 <= len(given.queues) <= LEASE_QUEUES_MAX:
+        raise invalid(f"must name 1 … {LEASE_QUEUES_MAX} queues", "/queues", LEASE_QUEUES_MAX)
+    names = tuple(content.queue_name(name, f"/queues/{at}") for at, name in enumerate(given.queues))
+    if len(set(names)) != len(names):
+        raise invalid("names a queue twice", "/queues")
+    return await _lease(call, given, names)
+
+
+async def _lease(call: Call, given: s.LeaseIn, names: tuple[str, ...]) -> Reply:
+    content.text(given.consumer, "/consumer")
+    lease_ms = None if given.lease_ms is UNSET else given.lease_ms
+    whole = Lease(names, given.consumer, given.max_messages, lease_ms, given.max_bytes)
+    ask = Ask(
+        queues=names,
+        consumer=given.consumer,
+        max_messages=given.max_messages,
+        lease_ms=lease_ms,
+        wait_ms=given.wait_ms,
+        max_bytes=given.max_bytes,
+        request_id=call.key,
+        fingerprint=call.fingerprint(whole) if call.key is not None else b"",
+    )
+    services = call.services
+    committed = await services.waiters.lease(ask)
+    if committed is None:
+        machine = services.broker.machine
+        nothing = {
+            "messages": [],
+            "now_ms": machine.clock_ms,
+            "index": machine.applied_index,
+            "seq": 0,
+            "term": services.broker.consensus.term,
+        }
+        return call.reply(200, nothing)
+    reply = committed.answer.reply
+    assert isinstance(reply, Leased)
+    told: dict[str, Any] = {"messages": [_leased(one, call.accept) for one in committed.shown]}
+    told["now_ms"] = reply.now_ms
+    if committed.answer.repeated:
+        told["lost"] = reply.lost
+    transport = call.request.transport
+    if transport is None or transport.is_closing():
+        services.waiters.release(ask, committed)  # nobody is left to hear of these leases (R26)
+    return call.written(committed, told)
+
+
+def _leased(shown: dict[str, Any], media: str) -> dict[str, Any]:
+    shown.setdefault("headers", {})
+    shown.setdefault("group", None)
+    return render.message(shown, media)
+
+
+# --- settling -----------------------------------------------------------------------------------------
+
+
+async def ack(call: Call) -> Reply:
+    broker = call.services.broker
+    command = build.ack(
+        call.decode(_ACK),
+        typed=call.typed,
+        now_ms=broker.now_ms,
+        auto_create=broker.auto_create_queues,
+    )
+    return await _settle(call, command)
+
+
+async def nack(call: Call) -> Reply:
+    return await _settle(call, build.nack(call.decode(_NACK)))
+
+
+async def extend(call: Call) -> Reply:
+    return await _settle(call, build.extend(call.decode(_EXTEND)))
+
+
+async def release(call: Call) -> Reply:
+    return await _settle(call, build.release(call.decode(_RELEASE)))
+
+
+async def _settle(call: Call, command: Command) -> Reply:
+    committed = await call.submit(command)
+    reply = committed.answer.reply
+    assert isinstance(reply, SettledAll)
+    told: dict[str, Any] = {"results": [render.settled(one) for one in reply.results]}
+    if reply.messages is not None:
+        told["messages"] = [render.enqueued(one, call.accept) for one in reply.messages]
+    return call.written(committed, told)
+
+
+# --- one message --------------------------------------------------------------------------------------
+
+
+async def get(call: Call) -> Reply:
+    number = build.message_number(call.params[0])
+    wait_ms = query_int(call.query, "wait_ms", 0, 0, WAIT_MS_MAX)
+    found = await call.services.waiters.message(
+        number, wait_ms, lambda machine: _looked_up(machine, number), local=call.local
+    )
+    if found is None:
+        raise TrivetError("message_not_found", f'there is no message "{message_id(number)}"')
+    as_of = found.pop("as_of")
+    return call.seen(as_of, render.message(found, call.accept))
+
+
+def _looked_up(machine: Any, number: int) -> dict[str, Any] | None:
+    found = views.message(machine, number)
+    if found is not None:
+        found["as_of"] = machine.applied_index
+    return found
+
+
+async def cancel(call: Call) -> Reply:
+    number = build.message_number(call.params[0])
+    call.decode(_NOTHING, optional=True)
+    return await _changed(call, Cancel(number))
+
+
+async def patch(call: Call) -> Reply:
+    number = build.message_number(call.params[0])
+    given = call.decode(_PATCH)
+    if given.priority is UNSET and given.deliver_at_ms is UNSET:
+        raise invalid("give priority or deliver_at_ms", "")
+    if given.deliver_at_ms is not UNSET:
+        build.check_deliver_at(given.deliver_at_ms, call.services.broker.now_ms, "/deliver_at_ms")
+    return await _changed(call, PatchMessage(number, _or_none(given.priority), _or_none(given.deliver_at_ms)))
+
+
+async def progress(call: Call) -> Reply:
+    number = build.message_number(call.params[0])
+    given = call.decode(_PROGRESS)
+    command = Progress(
+        number, decode_token(given.lease_token), _or_none(given.percent), build.note(given.note)
+    )
+    return await _changed(call, command)
+
+
+async def _changed(call: Call, command: Command) -> Reply:
+    committed = await call.submit(command)
+    reply = committed.answer.reply
+    assert isinstance(reply, MessageChanged)
+    return call.written(committed, render.changed(reply))
+
+
+def _or_none(value: int | UnsetType) -> int | None:
+    return None if value is UNSET else value
+
+
+# --- browsing -----------------------------------------------------------------------------------------
+
+
+async def browse(call: Call) -> Reply:
+    name = name_of(call)
+    state = call.query.get("state")
+    if state is not None:
+        build.choice(state, STATES, "/state")
+    limit, after, max_bytes = list_limit(call), after_message(call), list_bytes(call)
+    as_of, page = await call.look(
+        lambda m: (m.applied_index, views.messages(m, name, state, limit, after, max_bytes))
+    )
+    return listed(call, name, as_of, page)
+
+
+def list_bytes(call: Call) -> int:
+    most: int = query_int(call.query, "max_bytes", ANSWER_BYTES_MAX, 1, ANSWER_BYTES_MAX)
+    return most
+
+
+def listed(call: Call, name: str, as_of: int, page: tuple[list[dict[str, Any]], str | None] | None) -> Reply:
+    if page is None:
+        raise queue_not_found(name)
+    found, following = page
+    return call.seen(as_of, {"messages": render.messages(found, call.accept), "next": following})

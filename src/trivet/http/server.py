@@ -1,0 +1,159 @@
+"""The listening side: connections with a deadline for each phase, so that nobody holds one for free.
+
+* headers: from the first byte of a request until its head is whole (408, then closed);
+* body: `Services.read_body`; * idle between requests: closed silently;
+* answer: a client that does not read its answer is cut off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from typing import Any
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from trivet.errors import TrivetError
+from trivet.http import problems
+from trivet.http.app import Api, Observe, Services, Settings
+from trivet.node.broker import Broker
+from trivet.node.waiters import Waiters
+
+log = logging.getLogger(__name__)
+
+LINE_BYTES_MAX = 16 * 1024
+HEADERS_MAX = 100
+
+
+class _Connection(RequestHandler):  # type: ignore[misc]
+    """aiohttp's connection with two deadlines it lacks: for a request's head and for its answer."""
+
+    def __init__(self, server: _Server, **kwargs: Any) -> None:
+        super().__init__(server, **kwargs)
+        self._settings = server.settings
+        self._api = server.api
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        before = self._request_count
+        super().data_received(data)
+        if self._request_count != before:
+            self._stop_head_timer()
+        elif self._head_timer is None and self._waiter is not None and not self._waiter.done():
+            # Idle, and yet bytes came: the head of a request has begun.
+            self._head_timer = self._loop.call_later(self._settings.header_timeout_s, self._head_late)
+
+    def _head_late(self) -> None:
+        self._head_timer = None
+        transport = self.transport
+        if transport is None or self._waiter is None or self._waiter.done():
+            return
+        seconds = self._settings.header_timeout_s
+        error = TrivetError("request_timeout", f"the request's head did not come within {seconds:g} s")
+        body = problems.body(error)
+        head = (
+            "HTTP/1.1 408 Request Timeout\r\n"
+            f"Content-Type: {problems.PROBLEM}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        transport.write(head.encode() + body)
+        self.force_close()
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._stop_head_timer()
+        super().connection_lost(exc)
+
+    async def finish_response(self, request: Any, resp: Any, start_time: Any) -> tuple[Any, bool]:
+        transport = self.transport
+        try:
+            async with asyncio.timeout(self._settings.write_timeout_s):
+                return await super().finish_response(request, resp, start_time)
+        except TimeoutError:
+            if transport is not None:
+                transport.abort()
+            return resp, True
+
+    def handle_error(
+        self,
+        request: Any,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What the parser could not read is told in the same shape as every other error."""
+        if status >= 500:
+            log.error("connection_failed", extra={"error": repr(exc)})
+            error = TrivetError("internal", "an unforeseen error; the outcome is unknown")
+        else:
+            error = TrivetError("invalid_argument", f"not an HTTP request: {message or exc}", field="")
+        response = self._api.response_to_error(request, error)
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    def __init__(self, api: Api, settings: Settings) -> None:
+        super().__init__(
+            api,
+            handler_cancellation=True,  # R26: who hangs up must be noticed while it waits
+            keepalive_timeout=settings.keepalive_timeout_s,
+            lingering_time=2.0,
+            access_log=None,
+            max_line_size=LINE_BYTES_MAX,
+            max_field_size=LINE_BYTES_MAX,
+            max_headers=HEADERS_MAX,
+        )
+        self.api = api
+        self.settings = settings
+
+    def __call__(self) -> RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+class ApiServer:
+    """The node's HTTP listener. `start` binds, `stop` ends waits and connections."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        waiters: Waiters,
+        settings: Settings | None = None,
+        observe: Observe | None = None,
+    ) -> None:
+        self.settings = settings or Settings()
+        self.services = Services(broker, waiters, self.settings)
+        self.api = Api(self.services, observe)
+        self._server: _Server | None = None
+        self._listeners: list[asyncio.Server] = []
+
+    async def start(self, host: str, port: int) -> int:
+        """Bind and listen; answers the port (0 asks for a free one). Raises `OSError` if it is taken."""
+        loop = asyncio.get_running_loop()
+        self._server = _Server(self.api, self.settings)
+        listener = await loop.create_server(self._server, host, port, backlog=1024, reuse_address=True)
+        self._listeners.append(listener)
+        bound: int = listener.sockets[0].getsockname()[1]
+        for sock in listener.sockets:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return bound
+
+    def stop_listening(self) -> None:
+        """No new connections; those open go on (drain)."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+
+    async def stop(self, timeout_s: float = 5.0) -> None:
+        """Close everything. Requests in flight get `timeout_s` to finish."""
+        self.stop_listening()
+        if self._server is not None:
+            self._server.pre_shutdown()
+            await self._server.shutdown(timeout_s)
+            self._server = None
+        await self.services.close()

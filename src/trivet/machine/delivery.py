@@ -1,0 +1,130 @@
+"""Lease, extend, progress: giving messages to consumers and keeping them there (R13, R18–R20)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trivet.limits import EXPIRE_BATCH_MAX
+from trivet.machine import ids, transitions
+from trivet.machine.commands import Extend, Lease, Progress
+from trivet.machine.replies import Grant, Leased, MessageChanged, Refusal, Settled, SettledAll
+from trivet.machine.settle import answer_ended, live_message
+from trivet.machine.state import DEAD, LEASED, STATE_NAMES, LeaseInfo, Message, ProgressNote, Queue, extras_of
+
+if TYPE_CHECKING:
+    from trivet.machine.core import Machine
+
+
+def lease(m: Machine, command: Lease) -> Leased | Refusal:
+    """Lease the best messages of the queues, in the order given, up to `max_messages` and `max_bytes`.
+
+    Refuses `queue_not_found`. The first message is given whatever its size (R25).
+    """
+    queues: list[Queue] = []
+    for at, name in enumerate(command.queues):
+        queue = m.queues.get(name)
+        if queue is None:
+            return Refusal("queue_not_found", f"no queue {name!r}", f"/queues/{at}")
+        queues.append(queue)
+    grants: list[Grant] = []
+    bytes_left = command.max_bytes
+    for queue in queues:
+        bytes_left = _lease_from(m, queue, command, grants, bytes_left)
+        if bytes_left <= 0 or len(grants) >= command.max_messages:
+            break
+    return Leased(tuple(grants), m.clock_ms)
+
+
+def _lease_from(m: Machine, queue: Queue, command: Lease, grants: list[Grant], bytes_left: int) -> int:
+    """Fill `grants` from one queue; answers the bytes left, 0 once the next one did not fit."""
+    if queue.paused_lease:
+        return bytes_left
+    now = m.clock_ms
+    config = queue.config
+    ready = queue.ready
+    wanted = command.max_messages - len(grants)
+    if config.max_leased is not None:
+        wanted = min(wanted, config.max_leased - queue.counts[LEASED])
+    overdue_left = EXPIRE_BATCH_MAX
+    while wanted > 0:
+        entry = ready.peek()
+        if entry is None:
+            break
+        message = entry[1]
+        if 0 < message.expires_at_ms <= now:  # past its ttl and not yet expired: never delivered (R19)
+            if not overdue_left:
+                break
+            overdue_left -= 1
+            transitions.finish(m, message, DEAD, reason="expired")
+            continue
+        if grants and message.size > bytes_left:
+            return 0
+        bytes_left -= message.size
+        wanted -= 1
+        length = command.lease_ms or extras_of(message.draft).lease_ms or config.lease_ms
+        grants.append(_grant(m, message, command.consumer, length))
+        if bytes_left <= 0:
+            return 0
+    return bytes_left
+
+
+def _grant(m: Machine, message: Message, consumer: str, length_ms: int) -> Grant:
+    now = m.clock_ms
+    fence = m.new_fence()
+    mac = ids.lease_mac(m.secret, fence, message.number)
+    expires_at = now + length_ms
+    transitions.start_lease(m, message, LeaseInfo(fence, mac, consumer, now, expires_at, length_ms))
+    return Grant(message.number, fence, mac, expires_at, message.attempt)
+
+
+def repeat(m: Machine, first: Leased) -> Leased:
+    """The answer to a repeated lease request: the leases still live, nothing new (R18)."""
+    grants: list[Grant] = []
+    for grant in first.grants:
+        message = m.live_lease(grant.fence)
+        if message is not None and message.lease is not None:
+            expires_at = message.lease.expires_at_ms
+            grants.append(Grant(grant.message, grant.fence, grant.mac, expires_at, grant.attempt))
+    return Leased(tuple(grants), m.clock_ms, lost=len(first.grants) - len(grants))
+
+
+def _renew(m: Machine, message: Message, length_ms: int) -> int:
+    """Set the rest of a lease from now; answers its end."""
+    lease = message.lease
+    assert lease is not None
+    m.touch(message)
+    m.lease_deadlines.drop()
+    lease.length_ms = length_ms
+    lease.expires_at_ms = m.clock_ms + length_ms
+    m.arm_lease(message, lease.expires_at_ms)
+    return lease.expires_at_ms
+
+
+def extend(m: Machine, command: Extend) -> SettledAll:
+    """Set the rest of each lease from now; it may get shorter. A marked one says `cancelled` (R22)."""
+    results: list[Settled] = []
+    for item in command.items:
+        message = live_message(m, item.token)
+        if message is None or message.lease is None:
+            results.append(answer_ended(m, item.token, "extend"))
+            continue
+        length = item.lease_ms or extras_of(message.draft).lease_ms or message.queue.config.lease_ms
+        expires_at = _renew(m, message, length)
+        results.append(Settled("extended", lease_expires_at_ms=expires_at, cancelled=message.lease.cancelled))
+    return SettledAll(tuple(results))
+
+
+def progress(m: Machine, command: Progress) -> MessageChanged | Refusal:
+    """Note how far a leased message is; its lease gets its full length again.
+
+    Refuses `message_not_found`, and `stale_lease` when the token is not this message's live lease.
+    """
+    message = m.find(command.message)
+    if message is None:
+        return Refusal("message_not_found", "no such message")
+    if live_message(m, command.token) is not message or message.lease is None:
+        return Refusal("stale_lease", "this lease is not live", "/lease_token")
+    m.touch(message)
+    message.progress = ProgressNote(command.percent, command.note, m.clock_ms)
+    expires_at = _renew(m, message, message.lease.length_ms)
+    return MessageChanged(message.number, STATE_NAMES[LEASED], message.lease.cancelled, expires_at)

@@ -1,0 +1,216 @@
+"""Snapshots without a fork (R9): the walk that reads a machine in slices while it goes on changing, and
+the builder that makes a machine of the records again.
+
+Copy on write: at the open every record belongs to the snapshot and none has been written. A record about
+to change or to go is written out first (`Walk.write_out`, called by `Machine.touch`); `mark` says that it
+has been. Records born after the open carry the walk's mark from birth and are passed over. So the walk
+gives each record exactly once, as it was at the open, in an order that depends on what happened meanwhile;
+the full state digest is a sum and does not.
+
+Nothing is listed whole: queues are at most 10,000, messages, keys, effects and sweeps are read from their
+`Index` a few at a time by number, and the two `Fifo`s of immutable records keep their chunks.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator
+from hashlib import blake2b
+from typing import Any, TypeVar
+
+import msgspec
+
+from trivet.machine.core import Machine
+from trivet.machine.order import Index
+from trivet.machine.state import (
+    EffectData,
+    EffectRecord,
+    Header,
+    KeyData,
+    KeyRecord,
+    Message,
+    MessageData,
+    Queue,
+    QueueData,
+    SettledToken,
+    StoredReply,
+    Sweep,
+    SweepData,
+)
+
+Record = Message | Queue | KeyRecord | EffectRecord | Sweep
+
+HEADER, QUEUES, MESSAGES, KEYS, EFFECTS, SWEEPS, REPLIES, SETTLED = range(8)
+TABLE_NAMES = ("header", "queues", "messages", "keys", "effects", "sweeps", "replies", "settled")
+
+TABLES: dict[type[Record], int] = {
+    Queue: QUEUES,
+    Message: MESSAGES,
+    KeyRecord: KEYS,
+    EffectRecord: EFFECTS,
+    Sweep: SWEEPS,
+}
+
+DIGEST_MODULUS = 1 << 128
+_SLICE = 64  # records taken from an index at once
+
+NOTHING_YET = (-1, b"")
+"""What `Walk.next` answers when it has only passed over records: there may be more, look at the clock."""
+
+_R = TypeVar("_R", bound=Record)
+
+
+def record_digest(table: int, data: bytes) -> int:
+    """One record's part of the full state digest (R11), which is their sum modulo 2^128."""
+    return int.from_bytes(blake2b(data, digest_size=16, salt=bytes((table,))).digest(), "little")
+
+
+def state_digest(machine: Machine) -> bytes:
+    """The full state digest in one go: for tests and tools, not for a node at work."""
+    walk = Walk(machine)
+    total = 0
+    while (item := walk.next()) is not None:
+        if item is not NOTHING_YET:
+            total += record_digest(*item)
+    walk.close()
+    return (total % DIGEST_MODULUS).to_bytes(16, "little")
+
+
+class Walk:
+    """Reads a machine as it was at the open. One at a time; close it when done or given up.
+
+    `index`: the entry whose state this is; `chain_digest`: R11's chain there.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        if machine.walk is not None:
+            raise RuntimeError("a snapshot walk is open already")
+        self.index = machine.applied_index
+        self.chain_digest = machine.digest()
+        self._machine = machine
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._early: deque[tuple[int, bytes]] = deque()  # written out ahead of the walk's turn
+        self._queues = [*machine.queues.values(), *machine.dying.values()]
+        self._upto = machine.next_number  # what has a higher number was born later
+        self._fifos = ((REPLIES, machine.replies.chunks()), (SETTLED, machine.settled.chunks()))
+        self._header = machine.header()
+        machine.walk_count += 1
+        machine.walk_mark = self._mark = machine.walk_count
+        machine.walk = self
+        self._rest = self._records()
+
+    def next(self) -> tuple[int, bytes] | None:
+        """(table, msgpack of the record), or None after the last. Bounded work, whatever the sizes."""
+        if self._early:
+            return self._early.popleft()
+        return next(self._rest, None)
+
+    def close(self) -> None:
+        """The machine is free of the walk; a second close does nothing."""
+        if self._machine.walk is self:
+            self._machine.walk = None
+            self._machine.walk_mark = 0
+        self._rest.close()
+        self._early.clear()
+
+    def write_out(self, record: Record) -> None:
+        """`record` is about to change: keep it as it was at the open, unless it is written already.
+
+        A message or key goes after its queue, into which it is rebuilt.
+        """
+        if record.mark == self._mark:
+            return
+        if isinstance(record, Message | KeyRecord):
+            self.write_out(record.queue)
+        record.mark = self._mark
+        self._early.append((TABLES[type(record)], self._encode(record.to_data())))
+
+    def _records(self) -> Generator[tuple[int, bytes], None, None]:
+        yield HEADER, self._encode(self._header)
+        for queue in self._queues:
+            if queue.mark != self._mark:
+                queue.mark = self._mark
+                yield QUEUES, self._encode(queue.to_data())
+        yield from self._indexed(SWEEPS, self._machine.sweeps)
+        yield from self._indexed(SWEEPS, self._machine.resolving)
+        for queue in self._queues:
+            yield from self._indexed(MESSAGES, queue.index)
+            yield from self._indexed(KEYS, queue.key_index)
+        yield from self._indexed(EFFECTS, self._machine.effect_index)
+        for table, chunks in self._fifos:
+            for chunk, start, end in chunks:
+                for at in range(start, end):
+                    yield table, self._encode(chunk[at])
+
+    def _indexed(self, table: int, index: Index[_R]) -> Generator[tuple[int, bytes], None, None]:
+        """The records of an index that were there at the open and are not written out.
+
+        Whoever left the index meanwhile, or came into it from another queue's, was written out when it did.
+        """
+        last = 0
+        while records := index.slice_after(last, _SLICE):
+            for record in records:
+                if record.mark != self._mark:
+                    record.mark = self._mark
+                    yield table, self._encode(record.to_data())
+            last = records[-1].number
+            if last >= self._upto:
+                return
+            yield NOTHING_YET
+
+
+class Builder:
+    """Makes a machine of the records of a walk, in the order the walk gave them.
+
+    `add` and `finish` raise `ValueError` for records that make no machine.
+    """
+
+    def __init__(self) -> None:
+        self._machine: Machine | None = None
+
+    def add(self, table: int, record: bytes) -> None:
+        """Take one record."""
+        try:
+            if table == HEADER:
+                if self._machine is not None:
+                    raise ValueError("a second header record")
+                self._machine = Machine()
+                self._machine.load_header(_DECODERS[HEADER].decode(record))
+                return
+            if self._machine is None:
+                raise ValueError("records before the header record")
+            if table not in _LOADERS:
+                raise ValueError(f"unknown table {table}")
+            _LOADERS[table](self._machine, _DECODERS[table].decode(record))
+        except (msgspec.DecodeError, UnicodeDecodeError, KeyError) as error:
+            name = TABLE_NAMES[table] if table < len(TABLE_NAMES) else str(table)
+            raise ValueError(f"a record of {name} cannot be read: {error!r}") from error
+
+    def finish(self) -> Machine:
+        """The machine, with all that is derived."""
+        if self._machine is None:
+            raise ValueError("no header record")
+        self._machine.load_done()
+        return self._machine
+
+
+_DECODERS: dict[int, msgspec.msgpack.Decoder[Any]] = {
+    HEADER: msgspec.msgpack.Decoder(Header),
+    QUEUES: msgspec.msgpack.Decoder(QueueData),
+    MESSAGES: msgspec.msgpack.Decoder(MessageData),
+    KEYS: msgspec.msgpack.Decoder(KeyData),
+    EFFECTS: msgspec.msgpack.Decoder(EffectData),
+    SWEEPS: msgspec.msgpack.Decoder(SweepData),
+    REPLIES: msgspec.msgpack.Decoder(StoredReply),
+    SETTLED: msgspec.msgpack.Decoder(SettledToken),
+}
+
+_LOADERS: dict[int, Callable[[Machine, Any], None]] = {
+    QUEUES: Machine.load_queue,
+    MESSAGES: Machine.load_message,
+    KEYS: Machine.load_key,
+    EFFECTS: Machine.load_effect,
+    SWEEPS: Machine.load_sweep,
+    REPLIES: Machine.load_reply,
+    SETTLED: Machine.load_settled,
+}

@@ -1,0 +1,393 @@
+"""The life cycle of a message: one table, and the only code that moves a message through it.
+
+``move(m, message, to)`` takes the message out of every set of its old state and puts it into those of the
+new one, so that counts, byte sums, heaps and deadlines are right after each call. Fields that the new
+state is made of (place, due time, lease) are set by the caller before: the named functions below.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trivet.limits import ATTEMPTS_KEPT
+from trivet.machine import dependencies, grouping, keys, ledger
+from trivet.machine.backoff import delay_ms
+from trivet.machine.state import (
+    BLOCKED,
+    CANCELLED,
+    DEAD,
+    DELAYED,
+    DONE,
+    LEASED,
+    READY,
+    STATE_NAMES,
+    WAITING_MAX,
+    WAKE_MESSAGE,
+    Attempt,
+    LeaseInfo,
+    Message,
+    Queue,
+    backoff_of,
+    extras_of,
+    is_gone,
+    max_attempts_of,
+    ready_order,
+)
+
+if TYPE_CHECKING:
+    from trivet.machine.core import Machine
+
+
+class BrokenInvariant(AssertionError):
+    """The machine found itself in a state that cannot be. It ends the node (contract 1)."""
+
+
+LIFE_CYCLE: dict[int, tuple[int, ...]] = {
+    BLOCKED: (DELAYED, READY, DEAD, CANCELLED),
+    DELAYED: (READY, DEAD, CANCELLED),
+    READY: (LEASED, DELAYED, DEAD, CANCELLED),
+    LEASED: (READY, DELAYED, DONE, DEAD, CANCELLED),
+    DONE: (),
+    DEAD: (READY, BLOCKED),  # redrive
+    CANCELLED: (),
+}
+BIRTH = (BLOCKED, DELAYED, READY)
+
+_ALLOWED = tuple(
+    tuple(to in LIFE_CYCLE[origin] for to in range(len(STATE_NAMES))) for origin in range(len(STATE_NAMES))
+)
+
+
+def check_move(message: Message, to: int) -> None:
+    """Raises `BrokenInvariant` if the life cycle does not lead from the message's state to `to`."""
+    if not _ALLOWED[message.state][to]:
+        raise BrokenInvariant(
+            f"message {message.number}: {STATE_NAMES[message.state]} → {STATE_NAMES[to]} is not in the life cycle"
+        )
+
+
+def move(m: Machine, message: Message, to: int) -> None:
+    """One step of the life cycle, with everything that is counted or indexed by state."""
+    if not _ALLOWED[message.state][to]:
+        check_move(message, to)
+    m.touch(message)
+    m.touch(message.queue)
+    leave(m, message)
+    message.state = to
+    enter(m, message)
+
+
+def leave(m: Machine, message: Message) -> None:
+    """Take a message out of every set of its state."""
+    queue = message.queue
+    state = message.state
+    queue.counts[state] -= 1
+    if state == LEASED:
+        _leave_lease(m, message)
+        return
+    if message.wake_key:
+        message.wake_key = 0
+        m.deadlines.drop()
+    if state <= WAITING_MAX:
+        queue.waiting_bytes -= message.size
+        if state == READY:
+            queue.ready_bytes -= message.size
+            message.age_key = 0
+            queue.ages.drop()
+            if message.ready_key:
+                message.ready_key = 0
+                queue.ready.drop()
+        elif state == BLOCKED:
+            dependencies.unwatch(m, message)
+        if message.group is not None:
+            _leave_group(m, message)
+    else:
+        message.end_key = 0
+        if state == DEAD:
+            queue.dead.discard(message.number)
+            queue.dead_order.drop()
+        else:
+            m.retained.drop()
+            m.retained_bytes -= m.retained_size(message)
+
+
+def _leave_lease(m: Machine, message: Message) -> None:
+    queue, lease = message.queue, message.lease
+    assert lease is not None
+    queue.leased_bytes -= message.size
+    del m.leases[lease.fence]
+    message.lease = None
+    message.wake_key = 0
+    m.lease_deadlines.drop()
+    if queue.config.max_leased is not None:
+        m.hints.ready[queue.name] = None
+    group = grouping.of_message(m, message)
+    if group is not None:
+        group.leased -= 1
+        if not group.leased:
+            del queue.busy[group.name]
+        grouping.refresh(m, queue, group)
+        grouping.tidy(queue, group)
+        message.group = None
+
+
+def _leave_group(m: Machine, message: Message) -> None:
+    queue = message.queue
+    group = grouping.of_message(m, message)
+    assert group is not None
+    message.wait_key = 0
+    group.waiting.drop()
+    if group.offered is message:
+        group.offered = None
+    grouping.refresh(m, queue, group)
+    grouping.tidy(queue, group)
+    message.group = None
+
+
+def enter(m: Machine, message: Message) -> None:
+    """Put a message into every set of its state. Also what loading a snapshot does with each message."""
+    queue = message.queue
+    state = message.state
+    queue.counts[state] += 1
+    if state == LEASED:
+        _enter_lease(m, message)
+        return
+    if state <= WAITING_MAX:
+        message.epoch = queue.epoch
+        queue.waiting_bytes += message.size
+        wake_at = message.expires_at_ms
+        if state == READY:
+            place = message.place
+            queue.ready_bytes += message.size
+            message.age_key = place
+            queue.ages.push(place, message)
+            if message.draft.group is None:
+                message.ready_key = key = ready_order(message.priority, place)
+                queue.ready.push(key, message)
+                m.hints.ready[queue.name] = None
+        elif state == DELAYED:
+            if not wake_at or message.due_at_ms < wake_at:
+                wake_at = message.due_at_ms
+        else:
+            dependencies.watch(m, message)
+        if wake_at:
+            m.arm(message, wake_at, WAKE_MESSAGE)
+        if message.draft.group is not None:
+            _enter_group(m, message)
+        return
+    message.end_key = message.place
+    if state == DEAD:
+        message.epoch = queue.dead_epoch
+        queue.dead.add(message.number, message)
+        queue.dead_order.push(message.place, message)
+    else:
+        m.retained.push(message.place, message)
+        m.retained_bytes += m.retained_size(message)
+    m.arm(message, message.due_at_ms, WAKE_MESSAGE)
+
+
+def load(m: Machine, message: Message) -> None:
+    """Put a message of a snapshot where it was. What a sweep still has to remove is in fewer sets."""
+    state = message.state
+    if not is_gone(message) or state in (LEASED, DONE, CANCELLED):
+        enter(m, message)
+        return
+    if state == DEAD:
+        message.queue.dead.add(message.number, message)
+    elif state == BLOCKED:
+        dependencies.watch(m, message)
+    wake_at = message.expires_at_ms
+    if state == DEAD or (state == DELAYED and (not wake_at or message.due_at_ms < wake_at)):
+        wake_at = message.due_at_ms
+    if wake_at:
+        m.arm(message, wake_at, WAKE_MESSAGE)
+
+
+def _enter_lease(m: Machine, message: Message) -> None:
+    queue, lease = message.queue, message.lease
+    assert lease is not None
+    queue.leased_bytes += message.size
+    m.leases[lease.fence] = message
+    m.arm_lease(message, lease.expires_at_ms)
+    if message.draft.group is not None:
+        group = grouping.of_message(m, message)
+        assert group is not None
+        group.leased += 1
+        queue.busy[group.name] = group
+        grouping.refresh(m, queue, group)
+
+
+def _enter_group(m: Machine, message: Message) -> None:
+    group = grouping.of_message(m, message)
+    assert group is not None
+    message.wait_key = message.group_order
+    group.waiting.push(message.group_order, message)
+    grouping.refresh(m, message.queue, group)
+
+
+# --- waiting ------------------------------------------------------------------------------------------
+
+
+def make_ready(m: Machine, message: Message, place: int | None = None) -> None:
+    """To ready: at the tail of its priority, or at the place it had (release)."""
+    if place is None:
+        m.touch(message)
+        message.place = m.new_place()
+        message.ready_at_ms = m.clock_ms
+    move(m, message, READY)
+
+
+def make_waiting(m: Machine, message: Message, due_at_ms: int) -> None:
+    """To ready if `due_at_ms` has come, else to delayed until then."""
+    m.touch(message)
+    message.due_at_ms = due_at_ms
+    if due_at_ms > m.clock_ms:
+        move(m, message, DELAYED)
+    else:
+        make_ready(m, message)
+
+
+# --- leases -------------------------------------------------------------------------------------------
+
+
+def start_lease(m: Machine, message: Message, lease: LeaseInfo) -> None:
+    """Ready → leased. The attempt counts from here (R20)."""
+    m.touch(message)
+    message.attempt += 1
+    message.lease = lease
+    message.queue.totals.leased += 1
+    move(m, message, LEASED)
+
+
+def end_lease(m: Machine, message: Message, outcome: str, error: str | None = None) -> None:
+    """Write the delivery into the history and tell the ledger; the caller then moves the message on."""
+    lease = message.lease
+    assert lease is not None
+    m.touch(message)
+    if outcome == "expired":
+        m.expired[lease.fence] = message
+    if len(message.history) >= ATTEMPTS_KEPT:
+        m.expired.pop(message.history[0].fence, None)
+    ended = Attempt(
+        message.attempt, lease.consumer, lease.started_at_ms, m.clock_ms, outcome, error, lease.fence
+    )
+    message.history = (*message.history[1 - ATTEMPTS_KEPT :], ended)
+    ledger.on_lease_ended(m, message)
+
+
+def fail(m: Machine, message: Message, delay: int | None) -> None:
+    """A delivery failed (nack, expiry): cancelled if it was marked, dead past its ttl or at its last
+    attempt, else waiting for `delay` or its backoff. Looked at in this order (R19, R20, R22)."""
+    assert message.lease is not None
+    if message.lease.cancelled:
+        finish(m, message, CANCELLED)
+    elif 0 < message.expires_at_ms <= m.clock_ms:
+        finish(m, message, DEAD, reason="expired")
+    elif 0 < max_attempts_of(message) <= message.attempt:
+        finish(m, message, DEAD, reason="max_attempts")
+    else:
+        if delay is None:
+            delay = delay_ms(backoff_of(message), message.number, message.attempt, m.secret)
+        make_waiting(m, message, m.clock_ms + delay)
+
+
+# --- ends ---------------------------------------------------------------------------------------------
+
+
+def retention_ms(m: Machine, message: Message, to: int) -> int:
+    """How long the finished message stays readable (R23, R24)."""
+    config = message.queue.config
+    extras = extras_of(message.draft)
+    if to == DEAD:
+        keep = config.dead_retention_ms
+    else:
+        keep = config.retention_ms if extras.retention_ms is None else extras.retention_ms
+    if keep < config.result_retention_ms and (
+        extras.run_id is not None
+        or message.result is not None
+        or message.number in m.dependents
+        or keys.is_live(m, message)
+    ):
+        return config.result_retention_ms
+    return keep
+
+
+def finish(m: Machine, message: Message, to: int, *, reason: str | None = None) -> None:
+    """To done, dead or cancelled; without anything to keep it for, the message leaves the tables."""
+    queue = message.queue
+    m.touch(message)
+    m.touch(queue)
+    message.finished_at_ms = m.clock_ms
+    message.dead_reason = reason
+    message.place = m.new_place()
+    keep = retention_ms(m, message, to)
+    message.due_at_ms = m.clock_ms + keep
+    if to == DONE:
+        queue.totals.done += 1
+    elif to == DEAD:
+        queue.totals.died += 1
+    else:
+        queue.totals.cancelled += 1
+    m.hints.finished.append(message.number)
+    check_move(message, to)
+    if message.number in m.dependents:
+        dependencies.ended(m, message.number, failed=to != DONE)
+    keys.finished(m, message)
+    if keep or to == DEAD:
+        move(m, message, to)
+        if queue.counts[DEAD] > queue.config.max_dead and to == DEAD:
+            drop_oldest_dead(m, queue)
+    else:
+        leave(m, message)
+        message.state = to
+        forget(m, message)
+
+
+def drop_oldest_dead(m: Machine, queue: Queue) -> None:
+    """More dead than `max_dead`: the oldest leaves (R23)."""
+    entry = queue.dead_order.peek()
+    assert entry is not None
+    m.dead_forgotten += 1
+    remove_finished(m, entry[1])
+
+
+def remove_finished(m: Machine, message: Message) -> None:
+    """A kept message leaves: its retention ended, or there are too many."""
+    m.touch(message)
+    if message.state == DEAD:
+        m.touch(message.queue)
+        message.queue.totals.dead_dropped += 1
+    leave(m, message)
+    forget(m, message)
+
+
+def forget(m: Machine, message: Message) -> None:
+    """The message, in no set any more, leaves the tables."""
+    del m.messages[message.number]
+    message.queue.index.discard(message.number)
+    for attempt in message.history:
+        if attempt.outcome == "expired":
+            m.expired.pop(attempt.fence, None)
+    if message.draft.key is not None:
+        keys.forgotten(m, message)
+
+
+# --- changes inside a state ---------------------------------------------------------------------------
+
+
+def set_priority(m: Machine, message: Message, priority: int) -> None:
+    """A new priority; the place inside it stays. The caller has touched the message."""
+    message.priority = priority
+    if message.ready_key:
+        queue = message.queue
+        queue.ready.drop()
+        message.ready_key = ready_order(priority, message.place)
+        queue.ready.push(message.ready_key, message)
+
+
+def set_due(m: Machine, message: Message, due_at_ms: int) -> None:
+    """A delayed message stays delayed, until another time. The caller has touched it."""
+    message.due_at_ms = due_at_ms
+    m.disarm(message)
+    wake_at = message.expires_at_ms
+    m.arm(message, min(due_at_ms, wake_at) if wake_at else due_at_ms, WAKE_MESSAGE)

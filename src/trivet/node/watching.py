@@ -1,0 +1,287 @@
+"""What a node shows of itself: role changes, metrics, log lines, and the body of `/v1/cluster`."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from trivet import __version__
+from trivet.consensus.port import Applied, Outcome
+from trivet.machine import views
+from trivet.machine.commands import MACHINE_VERSION
+from trivet.observability import metrics as m
+from trivet.observability.logs import Events, Log
+from trivet.observability.metrics import Metrics
+from trivet.units import Clock
+
+if TYPE_CHECKING:
+    from trivet.node.runtime import Node
+
+LOOP_HELD_LOGGED_SECONDS = 0.1
+REFUSAL_LOG_SECONDS = 5.0  # the same kind of line at most so often
+CAUGHT_UP_ENTRIES = 1000
+CONTACT_FRESH_MS = 2_000
+
+Done = Callable[[Outcome], None]
+
+
+class NodeObserver:
+    """`driver.Observer` into metrics."""
+
+    def __init__(self, meters: Metrics, log: Log, clock: Clock) -> None:
+        self._meters = meters
+        self._log = log
+        self._clock = clock
+        self._logged_at = float("-inf")
+
+    def turned(self, held_s: float) -> None:
+        self._meters.observe(m.LOOP_HELD_SECONDS, held_s)
+        if held_s >= LOOP_HELD_LOGGED_SECONDS:
+            now = self._clock.monotonic()
+            if now - self._logged_at >= REFUSAL_LOG_SECONDS:
+                self._logged_at = now
+                self._log(Events.LOOP_HELD, held_ms=round(held_s * 1000), phase="turn")
+
+    def synced(self, took_s: float) -> None:
+        self._meters.observe(m.FSYNC_SECONDS, took_s)
+
+    def proposed(self, size: int) -> None:
+        self._meters.inc(m.PROPOSALS)
+
+
+class Watcher:
+    """Looks at the node once a turn, and when somebody scrapes or asks."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._seen: tuple[str, str | None, int, bool] = ("follower", None, 0, False)
+        self._office: int | None = None  # the term in which this node leads and has caught up
+        self._refusals: dict[str, float] = {}
+        node.meters.on_scrape(self._refresh)
+
+    # --- turns ------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """`driver.on_turn`: tells broker and duties when role, leader, term or office changed."""
+        node, replica = self._node, self._node.replica
+        # Office, not `can_propose`: a full line or a hand-over that failed does not begin a new one (R1).
+        office = replica.term if replica.caught_up else None
+        if office is not None and office != self._office:
+            node.duties.take_office()
+        self._office = office
+        now = (replica.role, replica.leader, replica.term, office is not None)
+        if now == self._seen:
+            return
+        before, self._seen = self._seen, now
+        if now[1] is not None and now[1:3] != before[1:3]:
+            node.meters.inc(m.LEADER_CHANGES)
+            node.elections.append({"term": now[2], "leader": now[1], "at_ms": node.clock.wall_ms()})
+        if now[:3] != before[:3]:
+            node.log(Events.ROLE_CHANGED, role=now[0], term=now[2], leader=now[1])
+        node.broker.role_changed()
+
+    def timed(self, batch: tuple[bytes, Done]) -> tuple[bytes, Done]:
+        """The batch with its time to commit measured."""
+        data, done = batch
+        node, proposed_at = self._node, self._node.clock.monotonic()
+
+        def ended(outcome: Outcome) -> None:
+            if isinstance(outcome, Applied):
+                node.meters.observe(m.COMMIT_SECONDS, node.clock.monotonic() - proposed_at)
+                node.meters.observe(m.BATCH_REQUESTS, len(outcome.result))
+            done(outcome)
+
+        return data, ended
+
+    # --- events -----------------------------------------------------------------------------------------
+
+    def refused(self, peer: str | None, address: str, reason: str) -> None:
+        """A connection was turned away. One line in five seconds for each reason, however often it comes."""
+        kind = f"{peer} {reason.split(':')[0]}"
+        if self._quiet(kind):
+            return
+        self._node.log(Events.PEER_REFUSED, peer=peer or "", address=address, reason=reason)
+
+    def _quiet(self, kind: str) -> bool:
+        now = self._node.clock.monotonic()
+        if now - self._refusals.get(kind, float("-inf")) < REFUSAL_LOG_SECONDS:
+            return True
+        if len(self._refusals) > 100:
+            self._refusals.clear()
+        self._refusals[kind] = now
+        return False
+
+    def consensus(self, what: str, fields: dict[str, Any]) -> None:
+        """An event of the replica."""
+        node = self._node
+        if what == "snapshot_taken":
+            node.meters.inc(m.SNAPSHOTS)
+        if not self._quiet(f"consensus {what}"):
+            node.log(Events.CONSENSUS, what=what, detail=fields)
+
+    # --- health -----------------------------------------------------------------------------------------
+
+    def leader_contact_age_ms(self) -> int | None:
+        node = self._node
+        if node.replica.is_leader:
+            return 0
+        leader = node.replica.leader
+        quiet = None if leader is None else node.links.quiet_for(leader)
+        return None if quiet is None else round(quiet * 1000)
+
+    def quorum_critical(self) -> bool:
+        """Whether the members without this one, as far as it can see, are fewer than a quorum."""
+        node = self._node
+        whole = 0
+        for peer in node.links.connected:
+            hello = node.links.hello_of(peer)
+            whole += hello is not None and not hello.recovering
+        return whole < len(node.members) // 2 + 1
+
+    def caught_up(self) -> bool:
+        node, replica = self._node, self._node.replica
+        if replica.recovering or replica.commit_index - replica.applied_index > CAUGHT_UP_ENTRIES:
+            return False
+        if replica.is_leader:
+            return replica.can_propose or node.draining
+        age = self.leader_contact_age_ms()
+        return replica.leader is not None and age is not None and age < CONTACT_FRESH_MS
+
+    def cluster(self) -> dict[str, Any]:
+        """`GET /v1/cluster` as this node sees it."""
+        node, replica = self._node, self._node.replica
+        identity = node.storage.identity
+        members = [self._member(name) for name in node.members]
+        have = sum(1 for member in members if member["reachable"] and not member["recovering"])
+        return {
+            "cluster_id": identity.cluster_id if identity is not None else None,
+            "node": node.node_id,
+            "leader": replica.leader,
+            "term": replica.term,
+            "commit_index": replica.commit_index,
+            "applied_index": replica.applied_index,
+            "quorum": {"size": len(node.members) // 2 + 1, "have": have},
+            "members": members,
+            "elections": list(node.elections),
+            "versions": {"trivet": __version__, "machine": MACHINE_VERSION, "tzdata": _tzdata_version()},
+            "alarms": self.alarms(),
+        }
+
+    def alarms(self) -> list[str]:
+        node = self._node
+        found = list(node.duties.alarms)
+        pressure = node.duties.pressure
+        if pressure.disk or pressure.floor:
+            found.append("disk_full")
+        if pressure.memory:
+            found.append("memory_pressure")
+        if node.replica.recovering:
+            found.append("recovering")
+        return found
+
+    def _member(self, name: str) -> dict[str, Any]:
+        node, replica = self._node, self._node.replica
+        addresses = node.config.members
+        known = {
+            "id": name,
+            "api": node.urls.get(name),
+            "raft": str(addresses[name]) if name in addresses else None,
+            "role": "leader" if name == replica.leader else "follower",
+            "recovering": None,
+            "version": None,
+            "term": None,
+            "commit_index": None,
+            "applied_index": None,
+            "match_index": None,
+            "lag": None,
+            "last_contact_ms": None,
+            "reachable": False,
+            "disk_free_bytes": None,
+        }
+        if name == node.node_id:
+            known |= {
+                "role": replica.role,
+                "recovering": replica.recovering,
+                "version": __version__,
+                "term": replica.term,
+                "commit_index": replica.commit_index,
+                "applied_index": replica.applied_index,
+                "match_index": replica.durable_index,
+                "lag": replica.commit_index - replica.applied_index,
+                "last_contact_ms": 0,
+                "reachable": True,
+                "disk_free_bytes": node.duties.pressure.free_bytes,
+            }
+            return known
+        hello, quiet = node.links.hello_of(name), node.links.quiet_for(name)
+        if hello is not None and quiet is not None:
+            known |= {
+                "recovering": hello.recovering or None,
+                "version": hello.software,
+                "last_contact_ms": round(quiet * 1000),
+                "reachable": True,
+                "disk_free_bytes": hello.health.free_bytes,
+            }
+        return known
+
+    # --- metrics ----------------------------------------------------------------------------------------
+
+    def _refresh(self, meters: Metrics) -> None:
+        node, replica = self._node, self._node.replica
+        pressure, links = node.duties.pressure, node.links
+        latest = node.storage.snapshots.latest
+        for metric, value in (
+            (m.IS_LEADER, replica.is_leader),
+            (m.HAS_LEADER, replica.leader is not None),
+            (m.TERM, replica.term),
+            (m.COMMIT_INDEX, replica.commit_index),
+            (m.APPLIED_INDEX, replica.applied_index),
+            (m.LOG_ENTRIES, node.storage.last_index - node.storage.base_index),
+            (m.RECOVERING, bool(replica.recovering)),
+            (m.PEERS_UP, len(links.connected)),
+            (m.DISK_FREE_BYTES, pressure.free_bytes),
+            (m.MEMORY_BYTES, pressure.memory_bytes),
+            (m.MEMORY_LIMIT_BYTES, pressure.memory_limit_bytes),
+            (m.SNAPSHOT_INDEX, 0 if latest is None else latest.index),
+            (m.FRAMES_IN, links.traffic.frames_in),
+            (m.FRAMES_OUT, links.traffic.frames_out),
+            (m.BYTES_IN, links.traffic.bytes_in),
+            (m.BYTES_OUT, links.traffic.bytes_out),
+            (m.PEER_DROPS, links.traffic.drops),
+            (m.EXPIRED, node.duties.expired),
+        ):
+            meters.set(metric, float(value))
+        meters.set(m.PRESSURE, float(pressure.disk or pressure.floor), reason="disk")
+        meters.set(m.PRESSURE, float(pressure.memory), reason="memory")
+        meters.set(m.BUILD, 1, version=__version__, python=platform.python_version())
+        for peer in node.members:
+            if peer != node.node_id:
+                meters.set(m.PEER_UP, float(peer in links.connected), peer=peer)
+        meters.clear(m.ALARM)
+        for alarm in self.alarms():
+            meters.set(m.ALARM, 1, alarm=alarm)
+        self._refresh_queues(meters)
+
+    def _refresh_queues(self, meters: Metrics) -> None:
+        """At most `QUEUE_LABELS_MAX` queues by name; the rest is summed."""
+        machine = self._node.machine
+        for metric in (m.QUEUE_MESSAGES, m.QUEUE_BYTES, m.QUEUE_OLDEST_SECONDS):
+            meters.clear(metric)
+        found, _ = views.queues(machine, m.QUEUE_LABELS_MAX, None)
+        meters.set(m.QUEUES, len(machine.queues))
+        for queue in found:
+            name = queue["queue"]
+            for state in ("ready", "delayed", "leased", "dead", "blocked"):
+                meters.set(m.QUEUE_MESSAGES, queue[state], queue=name, state=state)
+            meters.set(m.QUEUE_BYTES, queue["bytes"], queue=name)
+            age_ms = queue.get("oldest_ready_age_ms")
+            meters.set(m.QUEUE_OLDEST_SECONDS, 0 if age_ms is None else age_ms / 1000, queue=name)
+
+
+def _tzdata_version() -> str | None:
+    try:
+        return version("tzdata")
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,79 @@
+"""What follows from damage: keep the evidence, then cut. The recovering mark is durable before this runs."""
+
+from __future__ import annotations
+
+from trivet.storage.port import Disk
+from trivet.storage.recovery import RecoveredLog, read_whole
+
+EVIDENCE = ".damaged"
+_CHUNK = 1 << 20
+
+
+def keep_evidence(disk: Disk, name: str, limit: int) -> None:
+    """Renames a damaged file that is of no more use."""
+    disk.rename(name, _evidence_name(disk, name, limit))
+    disk.sync_dir()
+
+
+def copy_evidence(disk: Disk, name: str, limit: int) -> None:
+    """Copies a damaged file of which a part is still needed."""
+    target = _evidence_name(disk, name, limit)
+    file = disk.create(target)
+    source = disk.open(name)
+    try:
+        for offset in range(0, source.size, _CHUNK):
+            file.write_at(offset, source.read_at(offset, _CHUNK))
+        file.sync()
+    finally:
+        source.close()
+        file.close()
+    disk.sync_dir()
+
+
+def _evidence_name(disk: Disk, name: str, limit: int) -> str:
+    kept = sorted((_number(other), other) for other in disk.names() if other.endswith(EVIDENCE))
+    while kept and len(kept) >= limit:
+        disk.unlink(kept.pop(0)[1])
+    number = kept[-1][0] + 1 if kept else 1
+    return f"{name}.{number}{EVIDENCE}"
+
+
+def _number(name: str) -> int:
+    digits = name[: -len(EVIDENCE)].rpartition(".")[2]
+    return int(digits) if digits.isdigit() else 0
+
+
+def cut_log(disk: Disk, found: RecoveredLog, limit: int) -> None:
+    """Everything behind the first bad position goes, so that the log may be written on from there.
+
+    Nothing old may stay behind the cut: a stale record could fit a later chain. Newest files first: a crash
+    in between leaves the same verdict.
+    """
+    damage = found.verdict.state == "damage"
+    if damage and found.last_file is not None and _zero_from(disk, found, dry=True):
+        copy_evidence(disk, found.last_file, limit)
+    for name in reversed(found.behind):
+        if damage:
+            keep_evidence(disk, name, limit)
+        else:
+            disk.unlink(name)
+            disk.sync_dir()
+    if found.last_file is not None:
+        _zero_from(disk, found, dry=False)
+
+
+def _zero_from(disk: Disk, found: RecoveredLog, dry: bool) -> bool:
+    """Zeros behind the chain's end in its last file, in place (no space is needed). Answers if there was
+    anything else."""
+    assert found.last_file is not None
+    start = found.segments[-1].offset_of(found.end)
+    used = len(read_whole(disk, found.last_file).rstrip(b"\0"))
+    if used <= start or dry:
+        return used > start
+    file = disk.open(found.last_file)
+    try:
+        file.write_at(start, bytes(used - start))
+        file.sync()
+    finally:
+        file.close()
+    return True

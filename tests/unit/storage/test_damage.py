@@ -1,0 +1,331 @@
+"""R3, R4, R6, R7: damage to what was synced is found and said; nothing is cut silently, no evidence is lost."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from tests.simulation.disk import SimCrash, SimDisk
+from tests.unit.storage.support import IDENTITY, SMALL, Expected, FakeClock, LogState, Watched
+from trivet.storage.hard_state import SLOTS
+from trivet.storage.segment import HEADER_BYTES, segment_names
+from trivet.storage.storage import Storage, StorageRefused
+
+
+def build() -> tuple[SimDisk, LogState, LogState]:
+    """Two snapshots, several segments, a truncation, closed. Also answers the log before the truncation."""
+    disk = SimDisk(random.Random(1))
+    expected = Expected()
+    w = Watched(disk, FakeClock(), expected)
+    w.vote(3, "n2")
+    for index in range(1, 13):
+        w.append(37 * index % 200 + 300)
+        w.sync()
+        if index in (6, 9):
+            w.snapshot(index, 1)
+    before = w.expected.logs[-1]
+    w.truncate_from(11)
+    w.append(400, term=3)
+    w.append(400, term=3)
+    w.sync()
+    w.storage.close()
+    disk.crash()
+    return disk, w.expected.logs[-1], before
+
+
+PRISTINE, STATE, BEFORE = build()
+
+
+def opened(damage: Callable[[SimDisk], object], seed: int = 0) -> tuple[SimDisk, Storage]:
+    disk = PRISTINE.clone(random.Random(seed))
+    damage(disk)
+    return disk, Storage.open(disk, "n1", FakeClock(), SMALL)
+
+
+def entries_of(storage: Storage) -> tuple[tuple[int, bytes], ...]:
+    return tuple((t, d) for _, t, d in storage.entries(storage.base_index + 1, 1 << 40, 1 << 40))
+
+
+def is_prefix(storage: Storage) -> bool:
+    """Whatever is shown is the beginning of what the log was once, never anything else."""
+    shown, base = entries_of(storage), storage.base_index
+    return any(
+        log.entries[base:][: len(shown)] == shown and (base == 0 or log.entries[base - 1][0] == storage.base_term)
+        for log in (STATE, BEFORE)
+    )
+
+
+def is_whole(storage: Storage) -> bool:
+    return (
+        storage.recovering is None
+        and entries_of(storage) == STATE.entries[storage.base_index :]
+        and is_prefix(storage)
+        and (storage.term, storage.voted_for) == (3, "n2")
+        and storage.identity == IDENTITY
+    )
+
+
+def segments() -> list[str]:
+    return [name for _, name in segment_names(PRISTINE)]
+
+
+def used(name: str) -> int:
+    file = PRISTINE.open(name)
+    return len(file.read_at(0, file.size).rstrip(b"\0"))
+
+
+def test_the_pristine_directory_is_whole() -> None:
+    assert len(segments()) >= 4
+    disk, storage = opened(lambda disk: None)
+    assert is_whole(storage) and not storage.notes
+    storage.close()
+
+
+@pytest.mark.parametrize("name", segments())
+def test_every_flipped_byte_of_a_segment_is_damage_or_harmless(name: str) -> None:
+    seen = {"damage": 0, "harmless": 0}
+    for offset in range(used(name)):
+        if 200 < offset < HEADER_BYTES - 8 and offset % 97:
+            continue  # the empty rest of the header page
+        mask = 1 << (offset % 8)
+        disk, storage = opened(lambda disk: disk.flip(name, offset, mask))
+        assert is_prefix(storage), offset
+        if storage.recovering is None:
+            assert is_whole(storage), offset
+            seen["harmless"] += 1
+        else:
+            assert name in storage.recovering or "log-" in storage.recovering
+            assert (storage.term, storage.voted_for) == (3, "n2")
+            seen["damage"] += 1
+    records = used(name) - HEADER_BYTES
+    assert seen["damage"] >= records, "every byte of a record, padding included, is covered"
+
+
+@pytest.mark.parametrize("name", segments())
+@pytest.mark.parametrize("length", [8, 512, 4096, 1 << 20])
+def test_zeroed_and_cut_pieces(name: str, length: int) -> None:
+    for offset in range(0, used(name), 211):
+        for harm in (lambda disk: disk.zero(name, offset, length), lambda disk: disk.cut(name, offset)):
+            disk, storage = opened(harm)
+            assert is_prefix(storage), (name, offset)
+            assert storage.recovering is not None or is_whole(storage), (name, offset)
+
+
+@pytest.mark.parametrize("names", [[n] for n in segments()] + [segments()[-2:], segments()])
+def test_missing_segments(names: list[str]) -> None:
+    disk, storage = opened(lambda disk: [disk.remove(name) for name in names])
+    assert is_prefix(storage)
+    if names == segments()[:1]:  # the newest snapshot holds all that is gone: nothing is lost
+        assert storage.snapshots.latest is not None and storage.base_index <= storage.snapshots.latest.index
+        assert is_whole(storage)
+    else:
+        assert storage.recovering is not None
+
+
+def test_an_old_copy_of_a_segment_put_back() -> None:
+    """A rolled back file: shorter, but every record in it is valid."""
+    name = segments()[-1]
+    disk, storage = opened(lambda disk: disk.zero(name, HEADER_BYTES + 500, 1 << 20))
+    assert storage.recovering is not None and "watermark" in storage.recovering
+
+
+def test_two_segments_swapped() -> None:
+    first, second = segments()[1:3]
+
+    def swap(disk: SimDisk) -> None:
+        disk.rename(first, "x")
+        disk.rename(second, first)
+        disk.rename("x", second)
+        disk.sync_dir()
+
+    disk, storage = opened(swap)
+    assert storage.recovering is not None and is_prefix(storage)
+
+
+def test_damage_is_marked_before_anything_is_cut_and_survives() -> None:
+    """R6: at every crash inside the repair the next open is recovering too, and the evidence stays."""
+    name = segments()[1]
+    for nth in range(1, 100):
+        disk = PRISTINE.clone(random.Random(nth))
+        disk.flip(name, HEADER_BYTES + 100)
+        disk.crash_at(nth)
+        try:
+            Storage.open(disk, "n1", FakeClock(), SMALL)
+            break
+        except SimCrash:
+            disk.crash()
+        storage = Storage.open(disk, "n1", FakeClock(), SMALL)
+        assert storage.recovering is not None and is_prefix(storage), nth
+        assert any(other.endswith(".damaged") for other in disk.names()), nth
+        disk.crash()
+        assert Storage.open(disk, "n1", FakeClock(), SMALL).recovering is not None
+    assert nth > 15
+
+
+def test_recovering_says_file_offset_and_why_and_ends_when_cleared() -> None:
+    name = segments()[2]
+    disk, storage = opened(lambda disk: disk.flip(name, HEADER_BYTES + 60))
+    assert storage.recovering is not None
+    assert name in storage.recovering and str(HEADER_BYTES) in storage.recovering
+    last = storage.last_index
+    storage.append(last + 1, 3, b"from the leader")
+    storage.clear_recovering()
+    assert storage.recovering is None
+    disk_before = disk.clone(random.Random(1))
+    job = storage.begin_sync()
+    assert job is not None
+    job.run()
+    storage.end_sync(job)
+    disk.crash()
+    again = Storage.open(disk, "n1", FakeClock(), SMALL)
+    assert again.recovering is None and again.last_index == last + 1
+    assert Storage.open(disk_before, "n1", FakeClock(), SMALL).recovering is not None, "not synced, not cleared"
+
+
+def test_evidence_is_bounded() -> None:
+    disk = PRISTINE.clone(random.Random(3))
+    for round_ in range(12):
+        storage = Storage.open(disk, "n1", FakeClock(), SMALL)
+        for _ in range(3):
+            storage.append(storage.last_index + 1, 4, b"x" * 300)
+            job = storage.begin_sync()
+            assert job is not None
+            job.run()
+            storage.end_sync(job)
+        storage.close()
+        disk.kill()
+        disk.flip(segment_names(disk)[-1][1], HEADER_BYTES + 20)
+    kept = [name for name in disk.names() if name.endswith(".damaged")]
+    assert len(kept) == SMALL.damaged_files_max
+    assert any(".12." in name or ".11." in name for name in kept), "the newest stay"
+
+
+# --- hard state (R4) ------------------------------------------------------------------------------------
+@pytest.mark.parametrize("slot", SLOTS)
+def test_one_bad_slot_is_put_right(slot: str) -> None:
+    for offset in range(0, used(slot)):
+        disk, storage = opened(lambda disk: disk.flip(slot, offset, 1))
+        assert is_whole(storage)
+        assert slot in storage.notes[0]
+        storage.close()
+        disk.flip(SLOTS[1 - SLOTS.index(slot)], 20)
+        disk.kill()
+        assert is_whole(Storage.open(disk, "n1", FakeClock(), SMALL)), "the repaired one is good"
+
+
+@pytest.mark.parametrize("harm", ["flip", "remove", "cut"])
+def test_two_bad_slots_mean_recovering(harm: str) -> None:
+    def both(disk: SimDisk) -> None:
+        for slot in SLOTS:
+            {"flip": lambda: disk.flip(slot), "remove": lambda: disk.remove(slot), "cut": lambda: disk.cut(slot, 9)}[harm]()
+
+    disk, storage = opened(both)
+    assert storage.recovering is not None and "hard state" in storage.recovering
+    assert storage.term == 3, "the log's own term at least"
+    assert storage.voted_for is None
+    assert is_prefix(storage) and storage.last_index == STATE.last
+
+
+def test_the_mark_survives_in_either_place() -> None:
+    disk, storage = opened(lambda disk: None)
+    storage.mark_recovering("wiped")
+    job = storage.begin_sync()
+    assert job is not None
+    job.run()
+    storage.end_sync(job)
+    disk.crash()
+    other = disk.clone(random.Random(1))
+    other.remove("recovering")
+    why = Storage.open(other, "n1", FakeClock(), SMALL).recovering
+    assert why is not None and "mark" in why
+    other = disk.clone(random.Random(1))
+    other.flip("recovering", 20)
+    why = Storage.open(other, "n1", FakeClock(), SMALL).recovering
+    assert why is not None and "unreadable" in why
+    assert Storage.open(disk, "n1", FakeClock(), SMALL).recovering == "wiped"
+
+
+# --- identity (R5) -----------------------------------------------------------------------------------------
+def test_one_bad_identity_copy_is_put_right() -> None:
+    for name in ("identity-a", "identity-b"):
+        for harm in (lambda disk: disk.flip(name), lambda disk: disk.remove(name), lambda disk: disk.cut(name, 3)):
+            disk, storage = opened(harm)
+            assert is_whole(storage)
+            disk.crash()
+            disk.remove("identity-a" if name == "identity-b" else "identity-b")
+            assert is_whole(Storage.open(disk, "n1", FakeClock(), SMALL))
+
+
+def test_without_identity_the_directory_is_refused_not_empty() -> None:
+    def flip_both(disk: SimDisk) -> None:
+        disk.flip("identity-a")
+        disk.flip("identity-b")
+
+    def remove_both(disk: SimDisk) -> None:
+        disk.remove("identity-a")
+        disk.remove("identity-b")
+
+    def only_slots(disk: SimDisk) -> None:
+        for name in disk.names():
+            if not name.startswith("hard-"):
+                disk.remove(name)
+
+    def only_a_bad_slot(disk: SimDisk) -> None:
+        only_slots(disk)
+        disk.remove("hard-b")
+        disk.flip("hard-a")
+
+    def only_a_snapshot(disk: SimDisk) -> None:
+        for name in disk.names():
+            if not name.startswith("snap-"):
+                disk.remove(name)
+
+    for harm in (flip_both, remove_both, only_slots, only_a_bad_slot, only_a_snapshot):
+        disk = PRISTINE.clone(random.Random(0))
+        harm(disk)
+        before = disk.names()
+        with pytest.raises(StorageRefused, match="not used as empty"):
+            Storage.open(disk, "n1", FakeClock(), SMALL)
+        assert disk.names() == before, "nothing was changed"
+
+
+# --- snapshots (R7) ------------------------------------------------------------------------------------------
+def snapshot_names() -> list[str]:
+    return [name for name in PRISTINE.names() if name.endswith(".snap")]
+
+
+def test_a_damaged_newest_snapshot_falls_back_to_the_older_and_the_log() -> None:
+    older, newest = snapshot_names()
+    head = len(PRISTINE.open(newest).read_at(0, 8192).rstrip(b"\0"))
+    for offset in [*range(head), *range(8192, used(newest), 7)]:
+        disk, storage = opened(lambda disk: disk.flip(newest, offset, 4))
+        assert is_whole(storage), offset
+        assert storage.snapshots.latest is not None and storage.snapshots.latest.name == older
+        assert any(newest in note for note in storage.notes)
+        assert any(name.startswith(newest) and name.endswith(".damaged") for name in disk.names())
+
+
+def test_both_snapshots_damaged_behind_a_compacted_log() -> None:
+    disk = PRISTINE.clone(random.Random(0))
+    storage = Storage.open(disk, "n1", FakeClock(), SMALL)
+    storage.compact(9)
+    storage.close()
+    base = Storage.open(disk, "n1", FakeClock(), SMALL).base_index
+    assert 0 < base <= 6, "the log since the older snapshot stays"
+    disk.kill()
+    for name in snapshot_names():
+        disk.flip(name)
+    storage = Storage.open(disk, "n1", FakeClock(), SMALL)
+    assert storage.recovering is not None and "snapshot" in storage.recovering
+    assert (storage.base_index, storage.last_index) == (0, 0)
+    assert (storage.term, storage.voted_for) == (3, "n2")
+    disk.crash()
+    storage = Storage.open(disk, "n1", FakeClock(), SMALL)
+    assert storage.recovering is not None and storage.last_index == 0, "and so it stays"
+
+
+def test_both_snapshots_damaged_under_a_whole_log_is_no_loss() -> None:
+    disk, storage = opened(lambda disk: [disk.flip(name) for name in snapshot_names()])
+    assert is_whole(storage) and storage.snapshots.latest is None
