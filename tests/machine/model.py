@@ -58,7 +58,7 @@ class Hints:
 
     numbers: list[int] = field(default_factory=list)
     fences: list[tuple[int, bytes]] = field(default_factory=list)
-    revision: int = 0
+    revision: Callable[[str], int] = lambda name: 0
     due: Callable[[int], int] = lambda number: 0
 
 
@@ -94,6 +94,7 @@ class Model:
         self.settled: list[dict[str, Any]] = []
         self.owed: list[tuple[int, bool]] = []  # ends whose dependents have not been told yet
         self.swept_later: list[int] = []  # purged or deleted: their dependents hear of it with the sweep
+        self.ghosts: list[dict[str, Any]] = []  # vanished, the sweep has not come by
         self.tick = 0
         self.last_number = 0
         self.last_fence = 0
@@ -155,7 +156,7 @@ class Model:
         return self.queue(name)
 
     def new_queue(self, name: str, config: dict[str, Any]) -> dict[str, Any]:
-        return {
+        queue = {
             "name": name,
             "config": config,
             "revision": 0,
@@ -163,6 +164,8 @@ class Model:
             "paused_lease": False,
             "keys": {},
         }
+        self.revise(queue)
+        return queue
 
     def of(self, queue: dict[str, Any], *states: str) -> list[dict[str, Any]]:
         """The queue's messages in these states, by number."""
@@ -194,10 +197,16 @@ class Model:
         ):
             raise Refused("revision_changed")
 
-    def saved(self, queue: dict[str, Any], created: bool) -> Any:
-        assert self.hints.revision > self.last_revision
-        self.last_revision = queue["revision"] = self.hints.revision
+    def saved(self, queue: dict[str, Any], created: bool, changed: bool) -> Any:
+        if changed:
+            self.revise(queue)
         return ("queue", queue["name"], created, queue["revision"])
+
+    def revise(self, queue: dict[str, Any]) -> None:
+        # A queue that is not there in the machine was made by a command that is about to be refused.
+        queue["revision"] = self.hints.revision(queue["name"]) or self.last_revision + 1
+        assert queue["revision"] > self.last_revision, "revisions rise"
+        self.last_revision = queue["revision"]
 
     def do_PutQueue(self, c: Any) -> Any:
         self.check_revision(c.name, c.if_revision)
@@ -206,22 +215,21 @@ class Model:
         created = c.name not in self.queues
         if created:
             self.queues[c.name] = self.new_queue(c.name, config)
+            return self.saved(self.queues[c.name], True, False)
+        changed = config != self.queues[c.name]["config"]
         self.queues[c.name]["config"] = config
-        return self.configured(self.queues[c.name], created)
+        return self.saved(self.queues[c.name], False, changed)
 
     def do_PatchQueue(self, c: Any) -> Any:
         queue = self.queue(c.name)
         self.check_revision(c.name, c.if_revision)
+        before = copy.deepcopy(queue["config"])
         for name, value in c.changes.items():
             if name == "backoff":
                 queue["config"]["backoff"] = {**queue["config"]["backoff"], **value}
             else:
                 queue["config"][name] = value
-        return self.configured(queue, False)
-
-    def configured(self, queue: dict[str, Any], created: bool) -> Any:
-        self.drop_excess_dead(queue)
-        return self.saved(queue, created)
+        return self.saved(queue, False, queue["config"] != before)
 
     def do_DeleteQueue(self, c: Any) -> Any:
         queue = self.queue(c.name)
@@ -250,7 +258,7 @@ class Model:
         return ("done", len(waiting))
 
     def do_PurgeDead(self, c: Any) -> Any:
-        dead = self.of(self.queue(c.name), DEAD)
+        dead = self.of(self.queue(c.queue), DEAD)
         for m in dead:
             self.vanish(m)
         return ("done", len(dead))
@@ -258,9 +266,11 @@ class Model:
     def vanish(self, m: dict[str, Any]) -> None:
         """Gone at once; whoever depends on an unfinished one hears of it when the sweep comes by (R25)."""
         del self.messages[m["number"]]
+        self.key_ends(m)
         self.key_forgets(m, CANCELLED if m["state"] in UNFINISHED else m["state"])
         if m["state"] in UNFINISHED:
             self.swept_later.append(m["number"])
+            self.ghosts.append(m)
 
     # --- enqueue ----------------------------------------------------------------------------------------
 
@@ -268,9 +278,12 @@ class Model:
         queue = self.queue_or_new(c.queue, c.auto_create)
         return ("enqueued", self.take([(queue, draft) for draft in c.drafts]))
 
-    def take(self, wanted: list[tuple[dict[str, Any], Any]]) -> list[tuple[Any, ...]]:
+    def take(
+        self, wanted: list[tuple[dict[str, Any], Any]], acked: tuple[int, ...] = ()
+    ) -> list[tuple[Any, ...]]:
         """All of them or none. Keys first: a duplicate is no new message and meets no refusal (R12, R16)."""
         firsts: dict[tuple[str, str], Any] = {}
+        where: dict[tuple[str, str], int] = {}
         plan: list[Any] = []
         for queue, draft in wanted:
             known = None if draft.key is None else self.key_of(queue, draft.key)
@@ -282,10 +295,11 @@ class Model:
                 first = firsts[queue["name"], draft.key]
                 if self.fingerprint(first) != self.fingerprint(draft):
                     raise Refused("idempotency_conflict")
-                plan.append(("same", (queue["name"], draft.key)))
+                plan.append(("same", where[queue["name"], draft.key]))
             else:
                 if draft.key is not None:
                     firsts[queue["name"], draft.key] = draft
+                    where[queue["name"], draft.key] = len(plan)
                 plan.append(("new", None))
         fresh = [pair for pair, (kind, _) in zip(wanted, plan, strict=True) if kind == "new"]
         for queue, _ in fresh:
@@ -293,7 +307,7 @@ class Model:
                 raise Refused("queue_paused")
         for _, draft in fresh:
             for number in draft.extras.depends_on if draft.extras else ():
-                if number not in self.messages:
+                if number not in self.messages and number not in acked:
                     raise Refused("message_not_found")
         self.make_room(fresh)
         answers = []
@@ -302,9 +316,9 @@ class Model:
             if kind == "old":
                 answers.append(self.duplicate(known))
             elif kind == "same":
-                answers.append(self.duplicate(queue["keys"][draft.key]))
+                answers.append((answers[known][0], answers[known][1], True, None))
             else:
-                m = self.create(queue, draft, next(numbers))
+                m = self.create(queue, draft, next(numbers), acked)
                 answers.append((m["number"], m["state"], False, None))
         return answers
 
@@ -334,7 +348,9 @@ class Model:
                     raise Refused("queue_full")
                 self.finish(min(ready, key=lambda m: m["place"]), DEAD, "queue_full")
 
-    def create(self, queue: dict[str, Any], draft: Any, number: int) -> dict[str, Any]:
+    def create(
+        self, queue: dict[str, Any], draft: Any, number: int, acked: tuple[int, ...]
+    ) -> dict[str, Any]:
         assert number > self.last_number, "ids rise"
         self.last_number = number
         ttl = draft.ttl_ms if draft.ttl_ms is not None else queue["config"]["ttl_ms"]
@@ -372,9 +388,10 @@ class Model:
                 "final": None,
             }
         depends_on = draft.extras.depends_on if draft.extras else ()
-        states = {n: self.messages[n]["state"] for n in depends_on}
+        states = {n: self.messages[n]["state"] if n in self.messages else DONE for n in depends_on}
         m["pending"] = [n for n in states if states[n] in UNFINISHED]
-        failed = any(state in (DEAD, CANCELLED) for state in states.values())
+        gone = [n for n in depends_on if n not in self.messages and n not in acked]  # displaced to make room
+        failed = bool(gone) or any(state in (DEAD, CANCELLED) for state in states.values())
         if failed and draft.extras.on_dependency_failure == "fail":
             self.finish(m, DEAD, "dependency_failed")
         elif not m["pending"]:
@@ -396,6 +413,13 @@ class Model:
         known = None if queue is None or m["draft"].key is None else queue["keys"].get(m["draft"].key)
         if known is not None and known["number"] == m["number"]:
             known["final"] = state
+
+    def key_ends(self, m: dict[str, Any]) -> None:
+        """Its message ended: a key whose window is over goes with it."""
+        queue = self.queues[m["queue"]]
+        known = queue["keys"].get(m["draft"].key)
+        if known is not None and known["number"] == m["number"] and known["expires"] <= self.clock:
+            del queue["keys"][m["draft"].key]
 
     # --- moving on --------------------------------------------------------------------------------------
 
@@ -419,11 +443,13 @@ class Model:
             keep = config["dead_retention_ms"]
         known = self.queues[m["queue"]]["keys"].get(m["draft"].key)
         key_lives = known is not None and known["number"] == m["number"] and known["expires"] > self.clock
-        waited_for = any(m["number"] in other["pending"] for other in self.messages.values())
+        others = [*self.messages.values(), *self.ghosts]
+        waited_for = any(m["number"] in other["pending"] for other in others if other["state"] == BLOCKED)
         if self.extra(m, "run_id") is not None or m["result"] is not None or waited_for or key_lives:
             keep = max(keep, config["result_retention_ms"])
         m.update(state=state, reason=reason, finished=self.clock, forget=self.clock + keep, lease=None)
         m["place"] = self.next_tick()
+        self.key_ends(m)
         self.owed.append((m["number"], state != DONE))
         if not keep and state != DEAD:
             self.forget(m)
@@ -434,12 +460,14 @@ class Model:
         del self.messages[m["number"]]
         self.key_forgets(m, m["state"])
 
-    def drop_excess_dead(self, queue: dict[str, Any]) -> None:
+    def drop_excess_dead(self, queue: dict[str, Any], all_of_them: bool = False) -> None:
+        """A death pushes out one at most; what a lowered `max_dead` leaves over goes with a sweep (R25)."""
         dead = self.of(queue, DEAD)
-        while len(dead) > queue["config"]["max_dead"]:
+        if len(dead) > queue["config"]["max_dead"]:
             oldest = min(dead, key=lambda m: m["place"])
-            dead.remove(oldest)
             self.forget(oldest)
+            if all_of_them:
+                self.drop_excess_dead(queue, True)
 
     def tell_dependents(self) -> None:
         """Whoever waits for a message that has ended hears of it; what that ends in turn likewise."""

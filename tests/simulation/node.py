@@ -32,7 +32,8 @@ TICK_SECONDS = 0.02
 UNDURABLE_BATCHES_MAX = 2
 CLUSTER = "simulated"
 
-Job = tuple[bytes, Callable[[Outcome], None], float]
+Job = tuple[bytes, Callable[[Outcome], None], float, float]
+"""(entry, done, deadline in seconds, virtual time at which its client stops waiting for a turn)"""
 
 
 class Machine(StateMachine, Protocol):
@@ -215,7 +216,8 @@ class SimNode:
 
     def _failed(self, error: OSError, where: str) -> None:
         """The disk failed: the process ends (design 3). Only injected failures may do that."""
-        if self.expected_errors == 0 and not self.hurt:
+        full = error.errno == errno.ENOSPC and self.disk.capacity is not None
+        if self.expected_errors == 0 and not self.hurt and not full:
             self.world.violate("disk error from nowhere", f"{self.name} at {where}: {error!r}")
         self.world.count(f"died of {errno.errorcode.get(error.errno or 0, 'error')}")
         self._down(f"disk error at {where}", lose_unsynced=self.rng.random() < 0.5, silently=False)
@@ -348,7 +350,7 @@ class SimNode:
         if not replica.can_propose:
             self.guard(lambda: replica.propose(data, done, deadline_s))
             return None
-        self._pending.append((data, done, deadline_s))
+        self._pending.append((data, done, deadline_s, self.world.now + deadline_s))
         self.wake()
         return None
 
@@ -421,10 +423,12 @@ class SimNode:
             self.wake()
 
     def _pull(self, replica: Replica) -> None:
+        while self._pending and self._pending[0][3] <= self.world.now:
+            self._pending.popleft()[1](NotProposed("overloaded"))
         while self._pending and (
             not replica.can_propose or self._buffered + self._syncing < UNDURABLE_BATCHES_MAX
         ):
-            data, done, deadline_s = self._pending.popleft()
+            data, done, deadline_s, _ = self._pending.popleft()
             if replica.can_propose:
                 self._buffered += 1
             replica.propose(data, done, deadline_s)

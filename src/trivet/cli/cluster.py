@@ -29,7 +29,7 @@ async def status(client: Client, printer: Printer) -> None:
     quorum = found.get("quorum") or {}
     printer.say(
         f"cluster {found.get('cluster_id')} · leader {found.get('leader') or 'unknown'} · term {found.get('term')}"
-        f" · quorum {quorum.get('have')} of {quorum.get('size')} · seen by {found.get('node')}"
+        f" · {quorum.get('have')} members present, {quorum.get('size')} needed · seen by {found.get('node')}"
     )
     members = found.get("members") or []
     wanted = ["id", "role", "api", "raft", "term", "commit_index", "applied_index", "match_index", "lag"]

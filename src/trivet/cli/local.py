@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -52,6 +53,26 @@ class LocalNode:
 
     def as_dict(self) -> dict[str, Any]:
         return {"id": self.id, "api": self.api, "raft": self.raft, "pid": self.pid}
+
+
+def free_base_port(count: int) -> int:
+    """A base port whose `2 * count` ports are free now. Raises `ClusterFailed`."""
+    for _ in range(50):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            base = int(probe.getsockname()[1])
+        if base + 2 * count <= 65_535 and all(_is_free(base + n) for n in range(2 * count)):
+            return base
+    raise ClusterFailed(f"no {2 * count} free ports in a row")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def toml_of(sections: dict[str, dict[str, Any]]) -> str:

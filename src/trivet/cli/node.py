@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import importlib
 import os
@@ -15,7 +14,7 @@ import click
 
 from trivet.cli.local import toml_of
 from trivet.cli.output import Exit
-from trivet.config import Config, ConfigError, load, parse_address, parse_member
+from trivet.config import ConfigError, load, parse_address, parse_member
 
 PR_SET_PDEATHSIG = 1
 
@@ -136,19 +135,9 @@ def serve(
         config = load(path, os.environ, [*overrides, *named])
     except ConfigError as error:
         _usage(error)
+    from trivet.cli.serving import run_node  # the server's parts: no other command needs them
+
     sys.exit(run_node(config))
-
-
-def run_node(config: Config) -> int:
-    """The exit code."""
-    import uvloop  # only here: the library has one door
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(config))
-
-
-async def _serve(config: Config) -> int:
-    raise NotImplementedError
 
 
 def die_with(parent: int) -> None:

@@ -99,7 +99,8 @@ class Client(Admin, Effects):
         answer = await self._write(
             "POST", at("queues", queue, "messages"), {"body": body, **fields}, request_id=request_id
         )
-        return {**answer, **answer.pop("messages")[0]}
+        first = answer.pop("messages")[0]
+        return {**answer, **first}
 
     async def enqueue_many(
         self,
@@ -150,7 +151,8 @@ class Client(Admin, Effects):
         its `queue`, in the same log entry, all or nothing. Raises `StaleLease` if the lease is not live."""
         item = ack_item(lease, result, effects)
         answer = await self.ack_many([item], enqueue=enqueue, request_id=request_id)
-        return {**answer, **answer.pop("results")[0]}
+        first = answer.pop("results")[0]
+        return {**answer, **first}
 
     async def ack_many(
         self,
@@ -180,7 +182,8 @@ class Client(Admin, Effects):
         """It failed: back with backoff or `delay_ms`, or straight to the dead letters."""
         item = nack_item(lease, error, delay_ms, dead_letter)
         answer = await self.nack_many([item], request_id=request_id)
-        return {**answer, **answer.pop("results")[0]}
+        first = answer.pop("results")[0]
+        return {**answer, **first}
 
     async def nack_many(
         self, nacks: Sequence[Mapping[str, Any]], *, strict: bool = True, request_id: str | None = None
@@ -195,7 +198,8 @@ class Client(Admin, Effects):
         if lease_ms is None:
             raise ValueError("extend of a bare token needs lease_ms")
         answer = await self.extend_many([(lease, lease_ms)], request_id=request_id)
-        return {**answer, **answer.pop("results")[0]}
+        first = answer.pop("results")[0]
+        return {**answer, **first}
 
     async def extend_many(
         self,
@@ -223,7 +227,8 @@ class Client(Admin, Effects):
     async def release(self, lease: Lease | str, *, request_id: str | None = None) -> dict[str, Any]:
         """Give it back untouched: to its place, the attempt not counted."""
         answer = await self.release_many([lease], request_id=request_id)
-        return {**answer, **answer.pop("results")[0]}
+        first = answer.pop("results")[0]
+        return {**answer, **first}
 
     async def release_many(
         self, leases: Sequence[Lease | str], *, strict: bool = True, request_id: str | None = None

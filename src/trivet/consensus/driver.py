@@ -1,6 +1,7 @@
 """The loop around a replica on real sockets and a real disk (design 2 and 4).
 
-One turn: tick → pull a batch → take the next sync job → flush what may leave. Turns are asked for by
+One turn: tick → pull a batch → take the next sync job → flush what may leave (what already waits for the
+disk or the wire goes before the tick). Turns are asked for by
 `wake` (a frame, a proposal, a finished sync), joined into one by the event loop, and by a timer at most
 20 ms apart. Nothing between a request and its commit waits for the timer.
 
@@ -214,6 +215,10 @@ class Driver:
             return
         started = time.perf_counter()
         try:
+            # First what others wait for: entries just received go to the disk, and what was answered while
+            # receiving leaves, before this node applies anything (up to 5 ms, R25).
+            self._begin_sync()
+            self._flush()
             self._replica.tick()
             if self._on_turn is not None:
                 self._on_turn()

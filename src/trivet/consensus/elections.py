@@ -29,7 +29,8 @@ class Elections:
         self._engine = engine
         self._rng = rng
         self._contact_at = NEVER
-        self._round = 0
+        self._round = rng.getrandbits(32)  # answers to an earlier life of this process are not for us
+        self._asked_term = -1
         self._asking = False
         self._won = False
         self._yes: set[str] = set()
@@ -54,7 +55,7 @@ class Elections:
         """A valid message of the leader of this term."""
         self._contact_at = self._engine.now()
         self._hurry_until = NEVER
-        self._asking = self._won = False
+        self._forget_round()
         self.reason = "election timeout"
         if (
             not self._engine.transfer_pending
@@ -89,16 +90,17 @@ class Elections:
         now = engine.now()
         if engine.transfer_pending or engine.election_deadline >= now:
             return  # told to by the leader: no PreVote, its voters still hear that leader
-        if not self._won:
+        if not self._won or self._asked_term != engine.term:
             self._ask()
         if self._won:
-            self._won = self._asking = False
+            self._forget_round()
             engine.election_deadline = now - 1.0
 
     def _ask(self) -> None:
         engine = self._engine
         self._round += 1
         self._asking, self._won = True, False
+        self._asked_term = engine.term
         self._yes = set()
         now = engine.now()
         if now < self._hurry_until:
@@ -123,6 +125,9 @@ class Elections:
     def campaign_began(self) -> None:
         """SyncObj has become a candidate: the votes of earlier terms are gone."""
         self._voters = set()
+        self._forget_round()
+
+    def _forget_round(self) -> None:
         self._asking = self._won = False
 
     # --- messages -------------------------------------------------------------------------------------
@@ -160,6 +165,8 @@ class Elections:
             engine.outbox.post(peer.name, vote, engine.journal.vote_position)
             return
         engine.stock_request_vote(peer.node, m.term, m.last_index, m.last_term)
+        if engine.voted_for == peer.name:
+            self._forget_round()  # what was said before this vote is not an answer any more
 
     def on_vote(self, peer: Peer, m: Vote) -> None:
         """r15b: the stock counter takes a doubled vote twice. One of each member, of this term, while standing."""

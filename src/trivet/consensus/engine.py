@@ -98,6 +98,18 @@ class Engine(Contained):
         self.snapshot_sender = SnapshotSender(self)
         self.installer = SnapshotInstaller(self)
         self.founding = Founding(self)
+        self._handlers: dict[type, Callable[[Peer, Any], None]] = {
+            PreVote: self.elections.on_pre_vote,
+            PreVoteReply: self.elections.on_pre_vote_reply,
+            RequestVote: self.elections.on_request_vote,
+            Vote: self.elections.on_vote,
+            StaleTerm: self.elections.on_stale_term,
+            TimeoutNow: self.elections.on_timeout_now,
+            Append: self.receiver.on_append,
+            AppendReply: self.replication.on_append_reply,
+            SnapshotChunk: self.installer.on_chunk,
+            SnapshotReply: self.replication.on_snapshot_reply,
+        }
         self._deadline = 0.0
         super().__init__(self.me, [p.node for p in self.peers], self.journal, self.outbox, settings)
         self.outbox.cluster_id = self.cluster_id
@@ -278,10 +290,12 @@ class Engine(Contained):
 
     def peer_up(self, name: str, hello: Hello) -> None:
         peer = self.peers.get(name)
-        if peer is None or not self._fits(peer, hello):
+        if peer is None:
             return
         if peer.connected:
             self.peer_down(name)
+        if not self._fits(peer, hello):
+            return
         peer.connected = True
         self._learn(peer, hello)
         self.stock_connected(peer.node)
@@ -333,23 +347,7 @@ class Engine(Contained):
         if not self.born or message.cluster_id != self.cluster_id:
             return
         peer.heard_at = self.now()
-        handle = self._handlers().get(type(message))
-        if handle is not None:
-            handle(peer, message)
-
-    def _handlers(self) -> dict[type, Callable[[Peer, Any], None]]:
-        return {
-            PreVote: self.elections.on_pre_vote,
-            PreVoteReply: self.elections.on_pre_vote_reply,
-            RequestVote: self.elections.on_request_vote,
-            Vote: self.elections.on_vote,
-            StaleTerm: self.elections.on_stale_term,
-            TimeoutNow: self.elections.on_timeout_now,
-            Append: self.receiver.on_append,
-            AppendReply: self.replication.on_append_reply,
-            SnapshotChunk: self.installer.on_chunk,
-            SnapshotReply: self.replication.on_snapshot_reply,
-        }
+        self._handlers[type(message)](peer, message)
 
     def _hello_again(self, peer: Peer, hello: Hello) -> None:
         """A member's state has changed while connected. Becoming whole is believed from its answers only."""

@@ -74,7 +74,3 @@ class Outbox(Transport):  # type: ignore[misc]
         """The connection is gone: what was meant for it must not enter the next one (r15d)."""
         self._free = [item for item in self._free if item[0] != peer]
         self._waiting = deque(item for item in self._waiting if item[1] != peer)
-
-    def drop_older_terms(self, term: int) -> None:
-        """What was promised in an older term is of no use to its leader any more."""
-        self._waiting = deque(item for item in self._waiting if item[2].term >= term)

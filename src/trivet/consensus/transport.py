@@ -16,7 +16,7 @@ import random
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from trivet.limits import FRAME_BYTES_MAX
 from trivet.units import KIB, MIB, Clock
@@ -288,11 +288,10 @@ class _Link(asyncio.Protocol):
     # --- asyncio ----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._address = _address_of(transport)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one without being a subclass
+        self._address = _address_of(self._transport)
         _tune(transport.get_extra_info("socket"))
-        transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES_MAX)
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES_MAX)
         now = self._owner._clock.monotonic()
         self._opened_at = self._sent_at = self.received_at = now
         self._owner._opened(self)

@@ -156,6 +156,7 @@ class Api:
         broker = self._services.broker
         consensus = broker.consensus
         headers = reply.headers
+        headers["Server"] = "trivet"
         headers["Trivet-Node"] = broker.host.node_id
         headers["Trivet-Role"] = consensus.role if consensus.recovering is None else "recovering"
         headers["Trivet-Term"] = str(consensus.term)
@@ -226,6 +227,7 @@ def accepted(header: str | None) -> str:
     for part in header.split(","):
         kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
         quality = _quality(parameters)
+        names: tuple[str, ...]
         if kind in ("*/*", ""):
             names, weight = (JSON, MSGPACK), 0
         elif kind == "application/*":

@@ -121,7 +121,9 @@ def queue_changes(given: s.QueueIn) -> dict[str, Any]:
     if given.on_full is not UNSET:
         changes["on_full"] = choice(given.on_full, ("reject", "dead_letter_oldest"), "/on_full")
     if given.backoff is not UNSET:
-        changes["backoff"] = backoff_changes(given.backoff, "/backoff")
+        part = changes["backoff"] = backoff_changes(given.backoff, "/backoff")
+        if part.get("type") == "list" and part.get("delays_ms") == ():
+            raise invalid("a backoff of type list needs at least one delay", "/backoff/delays_ms")
     return changes
 
 
@@ -320,7 +322,7 @@ def release(given: s.ReleaseIn) -> Release:
 def note(given: str | UnsetType) -> str | None:
     if given is not UNSET and content.text_bytes(given) > NOTE_BYTES_MAX:
         raise invalid(f"at most {NOTE_BYTES_MAX} bytes", "/note", NOTE_BYTES_MAX)
-    return _or_none(given)
+    return None if given is UNSET else given
 
 
 # --- small things -------------------------------------------------------------------------------------

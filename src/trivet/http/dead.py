@@ -18,7 +18,7 @@ from trivet.machine import views
 from trivet.machine.commands import PurgeDead, Redrive, Request
 from trivet.machine.ids import message_id
 from trivet.machine.replies import Redriven
-from trivet.node.broker import Committed
+from trivet.node.broker import Committed, leasable
 from trivet.node.waiters import queue_not_found
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ async def _redrive(
     What dies meanwhile is left alone: `upto` is fixed by the first step.
     """
     done: list[int] = []
+    last: Committed | None = None
     after, upto, step = 0, None, 0
     whole = call.fingerprint(Redrive(name, ids, reason, limit or 0, to))
     while True:
@@ -92,7 +93,13 @@ async def _redrive(
         command = Redrive(name, ids, reason, left, to, after, upto)
         key = call.key if call.key is None or step == 0 else f"{call.key}\n{step}"
         request = Request(command) if key is None else Request(command, key, whole)
-        committed = await call.services.broker.submit(request)
+        try:
+            committed = await call.services.broker.submit(request)
+        except TrivetError as error:
+            if error.code != "queue_full" or last is None:
+                raise
+            return done, last  # as many as there was room for, as one full step would have said
+        last = committed
         reply = committed.answer.reply
         assert isinstance(reply, Redriven)
         done.extend(reply.ids)
@@ -117,7 +124,7 @@ async def _dry_run(
 
         def view(machine: Machine, after: int = after, left: int = left) -> tuple[int, list[int], int | None]:
             for queue in (name, to):
-                if queue is not None and machine.leasable(queue) is None:
+                if queue is not None and leasable(machine, queue) is None:
                     raise queue_not_found(queue, "/to" if queue is to else None)
             return machine.applied_index, *views.redrive_candidates(machine, name, ids, reason, left, after)
 

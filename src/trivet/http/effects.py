@@ -21,12 +21,12 @@ _ABORT = Codec(s.EffectAbortIn)
 
 async def begin(call: Call) -> Reply:
     given = call.decode(_BEGIN)
-    has_lease = given.lease_token is not UNSET
+    lease_token = given.lease_token
     command = EffectBegin(
         content.text(given.effect_id, "/effect_id"),
         content.text(given.owner, "/owner"),
-        decode_token(given.lease_token) if has_lease else None,
-        has_lease,
+        None if lease_token is UNSET else decode_token(lease_token),
+        lease_token is not UNSET,
         None if given.ttl_ms is UNSET else given.ttl_ms,
     )
     return await _answer(call, command)

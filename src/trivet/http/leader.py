@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import aiohttp
+from yarl import URL
 
 from trivet.errors import TrivetError
 from trivet.http.call import Reply
@@ -40,7 +41,7 @@ async def elsewhere(call: Call) -> Reply | None:
     consensus = broker.consensus
     if consensus.is_leader and consensus.can_propose:
         return None
-    if not await broker.wait_for_leader(call.services.settings.election_wait_ms / 1000):
+    if not await broker.wait_for_leader(_election_wait_s(call)):
         if consensus.recovering is not None:
             raise TrivetError("recovering", f"this node is recovering: {consensus.recovering}")
         raise TrivetError("no_leader", "no leader is known", retry_after_ms=SECOND_MS)
@@ -62,6 +63,16 @@ async def elsewhere(call: Call) -> Reply | None:
     return Reply(307, headers={"Location": url + call.request.raw_path, "Cache-Control": "no-store"})
 
 
+def _election_wait_s(call: Call) -> float:
+    """The configured wait, or less if `Trivet-Election-Wait` (ms) asks so: a client that would give up
+    sooner must hear "no leader, not applied" and not be left with an unknown outcome (R35)."""
+    wait_ms = call.services.settings.election_wait_ms
+    asked = call.request.headers.get("Trivet-Election-Wait", "")
+    if asked.isascii() and asked.isdigit() and len(asked) <= 9:
+        wait_ms = min(wait_ms, int(asked))
+    return wait_ms / 1000
+
+
 async def _forward(call: Call, url: str) -> Reply:
     """One hop, one attempt. Nothing is sent twice: after its first byte the outcome is the leader's to tell (R35)."""
     services = call.services
@@ -73,7 +84,7 @@ async def _forward(call: Call, url: str) -> Reply:
         async with services.forwarder().request(
             call.request.method,
             # Encoded as it came: the leader must see the same path.
-            aiohttp.client.URL(url + call.request.raw_path, encoded=True),
+            URL(url + call.request.raw_path, encoded=True),
             data=body or None,
             headers=headers,
             allow_redirects=False,

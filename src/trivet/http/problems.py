@@ -15,7 +15,7 @@ _encode = msgspec.json.Encoder().encode
 def body(error: TrivetError) -> bytes:
     """The JSON of an error; `limit`, `field` and `retry_after_ms` only where they apply."""
     told: dict[str, Any] = {
-        "type": f"https://trivet.dev/problems/{error.code}",
+        "type": f"urn:trivet:error:{error.code}",
         "title": error.kind.title,
         "status": error.status,
         "detail": error.detail,

@@ -27,7 +27,7 @@ LINE_BYTES_MAX = 16 * 1024
 HEADERS_MAX = 100
 
 
-class _Connection(RequestHandler):  # type: ignore[misc]
+class _Connection(RequestHandler):
     """aiohttp's connection with two deadlines it lacks: for a request's head and for its answer."""
 
     def __init__(self, server: _Server, **kwargs: Any) -> None:
@@ -152,6 +152,7 @@ class ApiServer:
     async def stop(self, timeout_s: float = 5.0) -> None:
         """Close everything. Requests in flight get `timeout_s` to finish."""
         self.stop_listening()
+        self.services.waiters.end_all("draining", "this node is stopping")
         if self._server is not None:
             self._server.pre_shutdown()
             await self._server.shutdown(timeout_s)

@@ -36,7 +36,8 @@ from trivet.machine.state import (
     WAKE_EFFECT,
     WAKE_GRANT,
     WAKE_KEY,
-    WAKE_MESSAGE,
+    WAKE_LEASE,
+    WAKE_MASK,
     EffectData,
     EffectRecord,
     Header,
@@ -202,14 +203,7 @@ class Machine:
         assert request.request_id is not None
         stored = self.replies.get(request.request_id)
         if stored is None or stored.at_ms + REQUEST_WINDOW_MS <= self.clock_ms:
-            if len(self.replies) >= REQUEST_IDS_MAX or self.reply_bytes >= REQUEST_REPLIES_BYTES_MAX:
-                self.trim_replies(2)
-            if len(self.replies) >= REQUEST_IDS_MAX or self.reply_bytes >= REQUEST_REPLIES_BYTES_MAX:
-                refusal = Refusal(
-                    "overloaded", "too many request ids are remembered", None, REQUEST_IDS_MAX, 1000
-                )
-                return Answer(refusal, self.applied_index, seq)
-            return None
+            return self._no_room(seq)
         if stored.fingerprint != request.fingerprint:
             refusal = Refusal("idempotency_conflict", "this request id came with other content before")
             return Answer(refusal, self.applied_index, seq)
@@ -221,6 +215,16 @@ class Machine:
         if reply is None:
             return None
         return Answer(reply, stored.index, stored.seq, repeated=True)
+
+    def _no_room(self, seq: int) -> Answer | None:
+        """Nothing is forgotten before its window is over: at the cap, new request ids are refused."""
+        if len(self.replies) < REQUEST_IDS_MAX and self.reply_bytes < REQUEST_REPLIES_BYTES_MAX:
+            return None
+        oldest = self.replies.oldest()
+        if oldest is not None and oldest.at_ms + REQUEST_WINDOW_MS <= self.clock_ms:
+            return None  # `_remember` makes the room
+        refusal = Refusal("overloaded", "too many request ids are remembered", None, REQUEST_IDS_MAX, 1000)
+        return Answer(refusal, self.applied_index, seq)
 
     def _remember(self, request_id: str, fingerprint: bytes, seq: int, reply: Reply, encoded: bytes) -> None:
         if isinstance(reply, Refusal) or (isinstance(reply, Leased) and not reply.grants):
@@ -299,12 +303,12 @@ class Machine:
 
     def arm(self, record: W, at_ms: int, kind: int) -> None:
         """Give an unarmed record its deadline."""
-        key = at_ms << 64 | record.number << 2 | kind
+        key = wake_key(at_ms, kind, record.number)
         record.wake_key = key
         self.deadlines.push(key, record)
 
     def arm_lease(self, message: Message, at_ms: int) -> None:
-        key = at_ms << 64 | message.number << 2 | WAKE_MESSAGE
+        key = wake_key(at_ms, WAKE_LEASE, message.number)
         message.wake_key = key
         self.lease_deadlines.push(key, message)
 
@@ -319,7 +323,7 @@ class Machine:
         key = record.wake_key
         if key:
             record.wake_key = 0
-            (self.lease_deadlines if key & 3 == WAKE_GRANT else self.deadlines).drop()
+            (self.lease_deadlines if key & WAKE_MASK == WAKE_GRANT else self.deadlines).drop()
 
     def _empty_trash(self) -> None:
         left = TRASH_PER_ENTRY

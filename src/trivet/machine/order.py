@@ -24,7 +24,7 @@ class LazyHeap(Generic[R]):
     """A priority queue of records by an integer key; smallest key first.
 
     An entry counts while ``current(record) == key``; everything else in the heap is stale. A key belongs
-    to one record only, so two records are never compared. To move a record, give it another current key
+    to one record only (or the records have an order of their own). To move a record, give it another current key
     and `push` it again after `drop`; to remove it, give it a key that is never used (0) and `drop`.
 
     ``live`` counts the records that count. Stale entries are at most about as many as live ones: beyond
@@ -76,7 +76,7 @@ class LazyHeap(Generic[R]):
         self._settle(heap)
         if old:
             self._settle(old)
-            if old and (not heap or old[0][0] < heap[0][0]):
+            if old and (not heap or old[0] < heap[0]):
                 return old[0]
         return heap[0] if heap else None
 

@@ -41,12 +41,14 @@ WAITING_MAX = READY  # state <= WAITING_MAX: waiting, to be purged; state <= LEA
 DEAD_REASONS = ("max_attempts", "expired", "rejected", "dependency_failed", "queue_full")
 
 # --- kinds of wake-ups: the low bits of a wake key ----------------------------------------------------
-WAKE_MESSAGE, WAKE_KEY, WAKE_EFFECT, WAKE_GRANT = range(4)
+WAKE_MESSAGE, WAKE_LEASE, WAKE_KEY, WAKE_EFFECT, WAKE_GRANT = range(5)
+WAKE_BITS = 3
+WAKE_MASK = (1 << WAKE_BITS) - 1
 
 
 def wake_key(at_ms: int, kind: int, number: int) -> int:
     """The place of a deadline among all deadlines: by time, then number, then kind. Never 0."""
-    return at_ms << 64 | number << 2 | kind
+    return at_ms << 64 | number << WAKE_BITS | kind
 
 
 def wake_at_ms(key: int) -> int:
@@ -368,6 +370,10 @@ class KeyRecord(Struct, eq=False):
     mark: int
     final: int = -1
     wake_key: int = 0  # derived
+
+    def __lt__(self, other: KeyRecord) -> bool:
+        """Among keys of one message (redriven to another queue) that end together: by queue."""
+        return self.queue.uid < other.queue.uid
 
     def to_data(self) -> list[Any]:
         return [self.number, self.queue.uid, self.key, self.fingerprint, self.expires_at_ms, self.final]

@@ -20,6 +20,7 @@ from msgspec import UNSET
 from trivet.consensus.port import Applied, NotProposed, Outcome, Unknown
 from trivet.errors import TrivetError
 from trivet.limits import ENTRY_BYTES_TARGET
+from trivet.machine import keys
 from trivet.machine.commands import MACHINE_VERSION, Ack, EffectBegin, Enqueue, Lease, Request
 from trivet.machine.replies import Answer, Refusal
 from trivet.units import MIB, SECOND_MS, Clock
@@ -208,12 +209,16 @@ class Broker:
     def is_repeat(self, request: Request) -> bool:
         """Whether the applied state already holds this request's id, or every key it enqueues under."""
         machine = self.machine
-        if request.request_id is not None and machine.knows_request(request.request_id):
+        if request.request_id is not None and machine.replies.get(request.request_id) is not None:
             return True
         command = request.command
-        if isinstance(command, Enqueue):
-            return all(d.key is not None and machine.knows_key(command.queue, d.key) for d in command.drafts)
-        return False
+        if not isinstance(command, Enqueue):
+            return False
+        queue = machine.queues.get(command.queue)
+        return queue is not None and all(
+            draft.key is not None and keys.lookup(machine, queue, draft.key) is not None
+            for draft in command.drafts
+        )
 
     # --- reads ------------------------------------------------------------------------------------
 
@@ -374,6 +379,12 @@ def _run(view: Callable[[Machine], T], machine: Machine, future: asyncio.Future[
 
 def _no_leader(detail: str) -> TrivetError:
     return TrivetError("no_leader", detail, retry_after_ms=SECOND_MS)
+
+
+def leasable(machine: Machine, name: str) -> int | None:
+    """How many messages a lease would get now; None if there is no such queue."""
+    queue = machine.queues.get(name)
+    return None if queue is None else queue.leasable
 
 
 def not_proposed(outcome: NotProposed) -> TrivetError:

@@ -9,7 +9,6 @@ import asyncio
 import os
 import random
 import sys
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +38,6 @@ from trivet.units import Clock
 from trivet.wire.frames import AnyMessage, Hello
 
 EXIT_FAILED = 70  # EX_SOFTWARE: the node ended itself because its promises could not be kept
-ELECTIONS_KEPT = 20
 PROPOSAL_DEADLINE_SECONDS = 10.0
 
 Die = Callable[[str, BaseException | None], None]
@@ -90,7 +88,6 @@ class Node:
         self.draining = False
         self.members = tuple(sorted(config.members)) or (self.node_id,)
         self.urls: dict[str, str] = {self.node_id: config.api_url}
-        self.elections: deque[dict[str, Any]] = deque(maxlen=ELECTIONS_KEPT)
         self._die = die or self._exit
         self._started_at = self.clock.monotonic()
         self.watcher = Watcher(self)

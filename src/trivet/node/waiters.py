@@ -18,7 +18,7 @@ from trivet.limits import ANSWER_BYTES_MAX, PARKED_POLLS_MAX
 from trivet.machine import views
 from trivet.machine.commands import Lease, Release, Request, Token
 from trivet.machine.replies import Answer, Leased
-from trivet.node.broker import Broker, Committed
+from trivet.node.broker import Broker, Committed, leasable
 from trivet.units import SECOND_MS
 
 if TYPE_CHECKING:
@@ -123,12 +123,14 @@ class Waiters:
 
     def _enter_existing(self, machine: Machine, poll: _Poll, caller: _Caller) -> None:
         for at, name in enumerate(poll.ask.queues):
-            if machine.leasable(name) is None:
+            if leasable(machine, name) is None:
                 raise queue_not_found(name, f"/queues/{at}" if len(poll.ask.queues) > 1 else None)
         self._enter(poll, caller)
 
     def _enter(self, poll: _Poll, caller: _Caller) -> None:
         """Into the line, and to be dealt to; a caller without a wait is answered here if nothing is."""
+        if self._broker.host.draining:
+            raise TrivetError("draining", "this node is stopping and grants no more leases")
         if self.parked >= self._parked_max:
             raise TrivetError(
                 "overloaded",
@@ -172,7 +174,7 @@ class Waiters:
 
     def _free(self, name: str) -> int:
         """How many leases of this queue nobody has been promised yet."""
-        return (self._broker.machine.leasable(name) or 0) - self._proposed.get(name, 0)
+        return (leasable(self._broker.machine, name) or 0) - self._proposed.get(name, 0)
 
     def _deal(self, names: Iterable[str]) -> None:
         """Hand out what is leasable as if one by one, to each that waits in its order, and propose it."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trivet import __version__
 from trivet.consensus.port import Applied, Outcome
+from trivet.consensus.status import MemberStatus, ReplicaStatus
 from trivet.machine import views
 from trivet.machine.commands import MACHINE_VERSION
 from trivet.observability import metrics as m
@@ -77,7 +78,6 @@ class Watcher:
         before, self._seen = self._seen, now
         if now[1] is not None and now[1:3] != before[1:3]:
             node.meters.inc(m.LEADER_CHANGES)
-            node.elections.append({"term": now[2], "leader": now[1], "at_ms": node.clock.wall_ms()})
         if now[:3] != before[:3]:
             node.log(Events.ROLE_CHANGED, role=now[0], term=now[2], leader=now[1])
         node.broker.role_changed()
@@ -124,107 +124,80 @@ class Watcher:
     # --- health -----------------------------------------------------------------------------------------
 
     def leader_contact_age_ms(self) -> int | None:
-        node = self._node
-        if node.replica.is_leader:
-            return 0
-        leader = node.replica.leader
-        quiet = None if leader is None else node.links.quiet_for(leader)
-        return None if quiet is None else round(quiet * 1000)
+        return self._node.replica.leader_contact_ms
 
     def quorum_critical(self) -> bool:
         """Whether the members without this one, as far as it can see, are fewer than a quorum."""
         node = self._node
-        whole = 0
-        for peer in node.links.connected:
-            hello = node.links.hello_of(peer)
-            whole += hello is not None and not hello.recovering
+        others = [one for one in node.replica.status().members if one.node_id != node.node_id]
+        whole = sum(1 for one in others if one.reachable and not one.recovering)
         return whole < len(node.members) // 2 + 1
 
     def caught_up(self) -> bool:
-        node, replica = self._node, self._node.replica
+        """Knows a leader, has heard of it lately, and has applied about what is committed."""
+        replica = self._node.replica
         if replica.recovering or replica.commit_index - replica.applied_index > CAUGHT_UP_ENTRIES:
             return False
         if replica.is_leader:
-            return replica.can_propose or node.draining
-        age = self.leader_contact_age_ms()
-        return replica.leader is not None and age is not None and age < CONTACT_FRESH_MS
+            return replica.caught_up
+        age_ms = replica.leader_contact_ms
+        return age_ms is not None and age_ms < CONTACT_FRESH_MS
 
     def cluster(self) -> dict[str, Any]:
-        """`GET /v1/cluster` as this node sees it."""
-        node, replica = self._node, self._node.replica
-        identity = node.storage.identity
-        members = [self._member(name) for name in node.members]
-        have = sum(1 for member in members if member["reachable"] and not member["recovering"])
+        """`GET /v1/cluster` as this node sees it; built from what is at hand."""
+        node, status = self._node, self._node.replica.status()
+        have = sum(1 for one in status.members if one.reachable and not one.recovering)
         return {
-            "cluster_id": identity.cluster_id if identity is not None else None,
+            "cluster_id": status.cluster_id or None,
+            "phase": status.phase,
+            "waiting_for": status.waiting_for or None,
             "node": node.node_id,
-            "leader": replica.leader,
-            "term": replica.term,
-            "commit_index": replica.commit_index,
-            "applied_index": replica.applied_index,
+            "leader": status.leader,
+            "term": status.term,
+            "commit_index": status.commit_index,
+            "applied_index": status.applied_index,
+            "snapshot_index": status.snapshot_index,
             "quorum": {"size": len(node.members) // 2 + 1, "have": have},
-            "members": members,
-            "elections": list(node.elections),
+            "members": [self._member(one, status) for one in status.members],
+            "elections": [
+                {"term": one.term, "leader": one.leader, "at_ms": one.at_ms, "reason": one.reason}
+                for one in status.elections
+            ],
             "versions": {"trivet": __version__, "machine": MACHINE_VERSION, "tzdata": _tzdata_version()},
-            "alarms": self.alarms(),
+            "alarms": self.alarms(status),
         }
 
-    def alarms(self) -> list[str]:
-        node = self._node
-        found = list(node.duties.alarms)
-        pressure = node.duties.pressure
+    def alarms(self, status: ReplicaStatus) -> list[str]:
+        """Each begins with its name; after a colon, if at all, come details."""
+        found = [*self._node.duties.alarms, *status.alarms]
+        pressure = self._node.duties.pressure
         if pressure.disk or pressure.floor:
-            found.append("disk_full")
+            found.append("disk_full: below the reserve, enqueues are refused")
         if pressure.memory:
-            found.append("memory_pressure")
-        if node.replica.recovering:
-            found.append("recovering")
+            found.append("memory_pressure: over the limit, enqueues are refused")
         return found
 
-    def _member(self, name: str) -> dict[str, Any]:
-        node, replica = self._node, self._node.replica
+    def _member(self, one: MemberStatus, status: ReplicaStatus) -> dict[str, Any]:
+        node, mine = self._node, one.node_id == self._node.node_id
         addresses = node.config.members
-        known = {
-            "id": name,
-            "api": node.urls.get(name),
-            "raft": str(addresses[name]) if name in addresses else None,
-            "role": "leader" if name == replica.leader else "follower",
-            "recovering": None,
-            "version": None,
-            "term": None,
-            "commit_index": None,
-            "applied_index": None,
-            "match_index": None,
-            "lag": None,
-            "last_contact_ms": None,
-            "reachable": False,
-            "disk_free_bytes": None,
+        return {
+            "id": one.node_id,
+            "api": node.urls.get(one.node_id),
+            "raft": str(addresses[one.node_id]) if one.node_id in addresses else None,
+            "role": one.role,
+            "recovering": one.recovering,
+            "version": one.software or None,
+            "machine_version": one.machine_version,
+            "term": status.term if mine else None,
+            "commit_index": status.commit_index if mine else None,
+            "applied_index": status.applied_index if mine else None,
+            "match_index": one.match,
+            "lag": one.lag,
+            "last_contact_ms": one.last_contact_ms,
+            "reachable": one.reachable,
+            "disk_free_bytes": one.free_bytes,
+            "memory_pressure": one.memory_pressure,
         }
-        if name == node.node_id:
-            known |= {
-                "role": replica.role,
-                "recovering": replica.recovering,
-                "version": __version__,
-                "term": replica.term,
-                "commit_index": replica.commit_index,
-                "applied_index": replica.applied_index,
-                "match_index": replica.durable_index,
-                "lag": replica.commit_index - replica.applied_index,
-                "last_contact_ms": 0,
-                "reachable": True,
-                "disk_free_bytes": node.duties.pressure.free_bytes,
-            }
-            return known
-        hello, quiet = node.links.hello_of(name), node.links.quiet_for(name)
-        if hello is not None and quiet is not None:
-            known |= {
-                "recovering": hello.recovering or None,
-                "version": hello.software,
-                "last_contact_ms": round(quiet * 1000),
-                "reachable": True,
-                "disk_free_bytes": hello.health.free_bytes,
-            }
-        return known
 
     # --- metrics ----------------------------------------------------------------------------------------
 
@@ -260,16 +233,17 @@ class Watcher:
             if peer != node.node_id:
                 meters.set(m.PEER_UP, float(peer in links.connected), peer=peer)
         meters.clear(m.ALARM)
-        for alarm in self.alarms():
-            meters.set(m.ALARM, 1, alarm=alarm)
+        for alarm in self.alarms(replica.status()):
+            meters.set(m.ALARM, 1, alarm=alarm.split(":")[0])
         self._refresh_queues(meters)
 
     def _refresh_queues(self, meters: Metrics) -> None:
-        """At most `QUEUE_LABELS_MAX` queues by name; the rest is summed."""
+        """The first `QUEUE_LABELS_MAX` queues by name: a label for each of ten thousand would drown a scrape."""
         machine = self._node.machine
         for metric in (m.QUEUE_MESSAGES, m.QUEUE_BYTES, m.QUEUE_OLDEST_SECONDS):
             meters.clear(metric)
-        found, _ = views.queues(machine, m.QUEUE_LABELS_MAX, None)
+        now_ms = self._node.broker.now_ms
+        found, _ = views.queues(machine, m.QUEUE_LABELS_MAX, None, now_ms)
         meters.set(m.QUEUES, len(machine.queues))
         for queue in found:
             name = queue["queue"]

@@ -16,7 +16,6 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
 QUEUE_LABELS_MAX = 100
-OTHER_QUEUES = "__other__"
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)

@@ -25,7 +25,7 @@ class Identity:
     phase: str = "born"
 
 
-class _Stored(msgspec.Struct, array_like=True, frozen=True):
+class IdentityStored(msgspec.Struct, array_like=True, frozen=True):
     node_id: str
     generation: int
     cluster_id: str
@@ -45,16 +45,7 @@ class IdentityFiles:
     def load(self) -> list[str]:
         """Reads both; answers the names of copies that need `repair`. Raises `StorageRefused` for a
         foreign node, and if copies exist but none is readable."""
-        found: dict[str, _Stored] = {}
-        broken: list[str] = []
-        for name in COPIES:
-            if not self._disk.exists(name):
-                continue
-            try:
-                raw = decode_block(BlockKind.IDENTITY, read_file(self._disk, name, _LIMIT), name)
-                found[name] = msgspec.msgpack.decode(raw, type=_Stored)
-            except (BadBlock, msgspec.DecodeError) as error:
-                broken.append(str(error))
+        found, broken = read_copies(self._disk)
         if not found:
             if broken:
                 raise StorageRefused(
@@ -89,12 +80,27 @@ class IdentityFiles:
             self._write(self.current, names)
 
     def _write(self, identity: Identity, names: tuple[str, ...] | list[str]) -> None:
-        stored = _Stored(
+        stored = IdentityStored(
             self._node_id, self._generation, identity.cluster_id, tuple(identity.members), identity.phase
         )
         data = encode_block(BlockKind.IDENTITY, msgspec.msgpack.encode(stored))
         for name in names:
             replace_file(self._disk, name, data)
+
+
+def read_copies(disk: Disk) -> tuple[dict[str, IdentityStored], list[str]]:
+    """The readable copies by name, and what is wrong with the others that exist."""
+    found: dict[str, IdentityStored] = {}
+    broken: list[str] = []
+    for name in COPIES:
+        if not disk.exists(name):
+            continue
+        try:
+            raw = decode_block(BlockKind.IDENTITY, read_file(disk, name, _LIMIT), name)
+            found[name] = msgspec.msgpack.decode(raw, type=IdentityStored)
+        except (BadBlock, msgspec.DecodeError) as error:
+            broken.append(str(error))
+    return found, broken
 
 
 def read_mark(disk: Disk) -> str | None:

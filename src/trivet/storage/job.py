@@ -49,32 +49,19 @@ class SyncJob:
     def _allocate(self) -> dict[int, File]:
         """The files of new segments, before anything else is written: only this may run out of space."""
         made: dict[int, File] = {}
-        for piece in self.pieces:
-            if piece.header is None:
-                continue
-            segment = piece.segment
-            file = self._create(segment.name)
-            made[segment.sequence] = file
-            try:
-                file.allocate(segment.capacity)
-            except OSError as error:
-                for sequence in made:
-                    made[sequence].close()
-                for other in self.pieces:
-                    if other.segment.sequence in made:
-                        self.disk.unlink(other.segment.name)
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise DiskFull(error.errno, f"no space for log segment {segment.name}") from error
-                raise
-        return made
-
-    def _create(self, name: str) -> File:
+        new = [piece.segment for piece in self.pieces if piece.header is not None]
         try:
-            return self.disk.create(name)
+            for segment in new:
+                made[segment.sequence] = file = self.disk.create(segment.name)
+                file.allocate(segment.capacity)
         except OSError as error:
+            for segment in new[: len(made)]:
+                made[segment.sequence].close()
+                self.disk.unlink(segment.name)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskFull(error.errno, f"no space for log segment {name}") from error
+                raise DiskFull(error.errno, f"no space for {len(new)} log segment(s)") from error
             raise
+        return made
 
     def _write(self, piece: Piece, made: dict[int, File]) -> None:
         segment = piece.segment

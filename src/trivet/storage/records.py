@@ -9,7 +9,7 @@ proof, for whoever finds this record behind a hole, that the hole is damage and 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import google_crc32c
@@ -52,6 +52,10 @@ class Record:
         """The position behind the record."""
         return self.position + record_bytes(self.length)
 
+    def moved_to(self, offset: int) -> Record:
+        """The same record as it lies at `offset` of another buffer."""
+        return replace(self, offset=offset)
+
 
 def record_bytes(length: int) -> int:
     """Bytes a record with a payload of `length` bytes takes."""
@@ -80,6 +84,16 @@ def parse_header(raw: bytes, offset: int, position: int, salt: int) -> Record | 
         return None
     if place != position or kind not in _KINDS or zero or zero2:
         return None
+    return Record(kind, position, synced_to, index, term, length, prev, chain, offset)
+
+
+def parse_loose(raw: bytes, offset: int) -> Record | None:
+    """A header without the segment's salt and start: only `payload_is_whole` tells whether it is one."""
+    head = raw[offset : offset + HEADER_BYTES]
+    if len(head) < HEADER_BYTES:
+        return None
+    _, kind, _, _, length, prev, position, synced_to, index, term = _FIXED.unpack_from(head)
+    chain, _ = _SUMS.unpack_from(head, _FIXED.size)
     return Record(kind, position, synced_to, index, term, length, prev, chain, offset)
 
 

@@ -89,7 +89,8 @@ def judge(end: int, unused_behind: bool, proof: int, watermark: int) -> Verdict:
 @dataclass(slots=True)
 class RecoveredLog:
     """`segments`: those that hold the chain, not opened. `behind`: files behind it, in order.
-    `last_file`: where the chain ends. `reset_position`: of the last RESET, or -1."""
+    `last_file`: where the chain ends. `reset_position`: of the last RESET, or -1.
+    `proven`: the position up to which the chain itself says that it was synced."""
 
     tables: Tables
     segments: list[Segment]
@@ -101,6 +102,7 @@ class RecoveredLog:
     max_term: int = 0
     sequence: int = 0
     reset_position: int = -1
+    proven: int = 0
 
 
 def read_whole(disk: Disk, name: str) -> bytes:
@@ -164,12 +166,14 @@ def _follows(found: RecoveredLog, header: SegmentHeader) -> bool:
 def _take(found: RecoveredLog, header: SegmentHeader, name: str, size: int, scan: SegmentScan) -> None:
     segment = Segment(header.sequence, header.start, header.last_index, header.last_term, size)
     segment.header = header
+    found.proven = header.start
     found.segments.append(segment)
     found.last_file = name
     for record in scan.records:
         if not _apply(found.tables, record):
             return
         found.max_term = max(found.max_term, record.term)
+        found.proven = max(found.proven, record.synced_to)
         if record.kind == RecordKind.RESET:
             found.reset_position = record.position
         found.end, found.chain = record.end, record.chain

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from trivet.storage.port import Disk
 from trivet.storage.recovery import RecoveredLog, read_whole
+from trivet.storage.segment import Segment
 
 EVIDENCE = ".damaged"
+PAGE = 4096
 _CHUNK = 1 << 20
 
 
@@ -77,3 +79,21 @@ def _zero_from(disk: Disk, found: RecoveredLog, dry: bool) -> bool:
     finally:
         file.close()
     return True
+
+
+def write_again(segment: Segment, proven: int, end: int) -> None:
+    """Makes the tail durable that open has read but that no record proves synced.
+
+    After a kill it may be in the page cache only. After a failed fsync it may even count as clean there
+    while the disk never got it, and then another fsync alone does nothing: so the same bytes are written
+    once more. The header was synced before the first record was written; without a record it goes along.
+    """
+    file = segment.file
+    assert file is not None
+    if proven >= end > segment.start:
+        return
+    start = segment.offset_of(proven) // PAGE * PAGE if end > segment.start else 0
+    stop = segment.offset_of(end)
+    for offset in range(start, stop, _CHUNK):
+        file.write_at(offset, file.read_at(offset, min(_CHUNK, stop - offset)))
+    file.sync()

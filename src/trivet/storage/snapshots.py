@@ -161,9 +161,7 @@ class SnapshotStore:
 
     def load(self) -> None:
         """Verifies every snapshot file, body and all. Raises `StorageRefused` (newer format, foreign)."""
-        for name in self.disk.names():
-            if not (name.startswith(PREFIX) and name.endswith(SUFFIX)):
-                continue
+        for name in snapshot_files(self.disk):
             try:
                 self.kept.append(verify_snapshot(self.disk, name, self.cluster_id))
             except BadBlock as error:
@@ -199,6 +197,10 @@ class SnapshotStore:
 
 def _ranked(metas: list[SnapshotMeta]) -> list[SnapshotMeta]:
     return sorted(metas, key=lambda meta: (meta.index, meta.term), reverse=True)
+
+
+def snapshot_files(disk: Disk) -> list[str]:
+    return [name for name in disk.names() if name.startswith(PREFIX) and name.endswith(SUFFIX)]
 
 
 def snapshot_name(index: int, term: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from trivet.storage import hard_state
+from trivet.storage import hard_state, repair
 from trivet.storage import identity as identity_files
 from trivet.storage.errors import DiskFull, StorageFailed, StorageRefused
 from trivet.storage.hard_state import HardRecord, HardSlots
@@ -79,10 +79,7 @@ class Storage:
         for segment in found.segments:
             segment.file = self._disk.open(segment.name)
         if found.segments:
-            # After a mere kill what was read may be in the page cache only.
-            tail = found.segments[-1].file
-            assert tail is not None
-            tail.sync()
+            repair.write_again(found.segments[-1], max(found.proven, opened.hard.watermark), found.end)
         self._log = Log(
             found.tables,
             found.segments,
@@ -278,6 +275,11 @@ class Storage:
                 self._unnoted_since = self._clock.monotonic() - self._settings.watermark_s
             elif self._unnoted_since is None:
                 self._unnoted_since = self._clock.monotonic()
+
+    def flush(self) -> None:
+        """Everything buffered is durable when it returns: for tools, not for the loop. Raises as `run`."""
+        if self.position > self.durable_position:
+            self._sync_now()
 
     def _watermark_due(self) -> bool:
         since = self._unnoted_since

@@ -144,7 +144,7 @@ def test_a_turn_ticks_pulls_syncs_and_flushes_in_this_order() -> None:
         world.replica.steps.clear()
         world.offer(b"x")
         await asyncio.sleep(0.01)
-        assert world.replica.steps[:5] == ["tick", "on_turn", "propose", "take_sync", "flush"]
+        assert world.replica.steps[:6] == ["flush", "tick", "on_turn", "propose", "take_sync", "flush"]
         assert "synced" in world.replica.steps
 
     run(scenario)

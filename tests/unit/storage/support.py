@@ -54,7 +54,9 @@ class Expected:
 class Watched:
     """The calls of a scenario, each told to the model first."""
 
-    def __init__(self, disk: SimDisk, clock: FakeClock, expected: Expected, settings: StorageSettings = SMALL) -> None:
+    def __init__(
+        self, disk: SimDisk, clock: FakeClock, expected: Expected, settings: StorageSettings = SMALL
+    ) -> None:
         self.disk, self.clock, self.expected = disk, clock, expected
         self.storage = Storage.open(disk, "n1", clock, settings)
         if self.storage.identity is None:
@@ -124,7 +126,11 @@ def check(storage: Storage, expected: Expected) -> LogState:
         # The snapshot of an install is durable before its RESET: the log may already start behind it.
         assert seen.base == snapshot and not seen.entries, (seen, expected.logs[0])
     assert seen.base <= snapshot
-    assert (storage.term, storage.voted_for) in expected.votes, (storage.term, storage.voted_for, expected.votes)
+    assert (storage.term, storage.voted_for) in expected.votes, (
+        storage.term,
+        storage.voted_for,
+        expected.votes,
+    )
     if latest is not None:
         reader = storage.snapshots.reader(latest)
         assert reader.read_at(0, 1 << 20) == bytes([latest.index % 256]) * latest.size

@@ -117,7 +117,7 @@ def every_point(story: Scenario, nth_fault: object, after: object, survivals: in
         for survival in range(survivals):
             disk, expected, through = run_until(story, nth_fault, nth, seed=nth * 1000 + survival)  # type: ignore[arg-type]
             passed = passed and through
-            after(disk, expected, random.Random(survival))  # type: ignore[operator]
+            after(disk, expected, random.Random(nth * 1000 + survival))  # type: ignore[operator]
         if passed:
             return nth - 1
     raise AssertionError("the story never passes")
@@ -140,6 +140,18 @@ def cut_and_check(disk: SimDisk, expected: Expected, rng: random.Random) -> None
     go_on(disk, storage, seen)
 
 
+def restarted(disk: SimDisk, expected: Expected, rng: random.Random) -> None:
+    """The process alone ends and is started again; the power goes at once or after it went on."""
+    disk.kill()
+    storage = reopen(disk, expected)
+    first = check(storage, expected)
+    if rng.random() < 0.5:
+        disk.crash()
+        storage = reopen(disk, expected)
+        assert check(storage, expected) == first
+    go_on(disk, storage, first)
+
+
 def go_on(disk: SimDisk, storage: Storage, seen: LogState) -> None:
     """The recovered log can be written on, and what is written survives the next cut."""
     storage.set_vote(storage.term + 1, "n3")
@@ -153,7 +165,9 @@ def go_on(disk: SimDisk, storage: Storage, seen: LogState) -> None:
     again = Storage.open(disk, "n1", FakeClock(), SMALL)
     assert again.recovering is None
     assert (again.last_index, again.entry(again.last_index)) == (seen.last + 1, data)
-    assert [t for _, t, _ in again.entries(seen.base + 1, seen.last + 1, 1 << 40)] == [t for t, _ in seen.entries]
+    assert [t for _, t, _ in again.entries(seen.base + 1, seen.last + 1, 1 << 40)] == [
+        t for t, _ in seen.entries
+    ]
     again.close()
 
 
@@ -168,12 +182,7 @@ def test_kill_at_every_operation_then_power_cut(story: Scenario) -> None:
     """After a mere kill the page cache is what open reads: it must not call durable what is only there."""
 
     def after(disk: SimDisk, expected: Expected, rng: random.Random) -> None:
-        disk.kill()
-        first = check(reopen(disk, expected), expected)
-        disk.crash()
-        storage = reopen(disk, expected)
-        assert check(storage, expected) == first
-        go_on(disk, storage, first)
+        restarted(disk, expected, rng)
 
     every_point(story, lambda disk, nth: disk.crash_at(nth), after, survivals=2)
 
@@ -182,6 +191,17 @@ def test_kill_at_every_operation_then_power_cut(story: Scenario) -> None:
 def test_io_error_at_every_operation(story: Scenario) -> None:
     """EIO ends the process; fsyncgate: what the failed sync held may be lost although it can be read."""
     every_point(story, lambda disk, nth: disk.fail("any", nth, errno.EIO), cut_and_check, survivals=2)
+
+
+@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
+def test_io_error_restart_power_cut(story: Scenario) -> None:
+    """The hard fsyncgate: the failed process is started again, reads its lost pages from the cache, says
+    "durable" of them, and then the power goes."""
+
+    def after(disk: SimDisk, expected: Expected, rng: random.Random) -> None:
+        restarted(disk, expected, rng)
+
+    every_point(story, lambda disk, nth: disk.fail("any", nth, errno.EIO), after, survivals=2)
 
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)

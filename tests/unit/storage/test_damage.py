@@ -10,8 +10,9 @@ import pytest
 from tests.simulation.disk import SimCrash, SimDisk
 from tests.unit.storage.support import IDENTITY, SMALL, Expected, FakeClock, LogState, Watched
 from trivet.storage.hard_state import SLOTS
+from trivet.storage.records import encode_record
 from trivet.storage.segment import HEADER_BYTES, segment_names
-from trivet.storage.storage import Storage, StorageRefused
+from trivet.storage.storage import Storage, StorageRefused, StorageSettings
 
 
 def build() -> tuple[SimDisk, LogState, LogState]:
@@ -44,6 +45,11 @@ def opened(damage: Callable[[SimDisk], object], seed: int = 0) -> tuple[SimDisk,
     return disk, Storage.open(disk, "n1", FakeClock(), SMALL)
 
 
+def harmed(method: str, *args: object) -> Storage:
+    """A storage opened over the pristine directory after one damage of `SimDisk`."""
+    return opened(lambda disk: getattr(disk, method)(*args))[1]
+
+
 def entries_of(storage: Storage) -> tuple[tuple[int, bytes], ...]:
     return tuple((t, d) for _, t, d in storage.entries(storage.base_index + 1, 1 << 40, 1 << 40))
 
@@ -52,7 +58,8 @@ def is_prefix(storage: Storage) -> bool:
     """Whatever is shown is the beginning of what the log was once, never anything else."""
     shown, base = entries_of(storage), storage.base_index
     return any(
-        log.entries[base:][: len(shown)] == shown and (base == 0 or log.entries[base - 1][0] == storage.base_term)
+        log.entries[base:][: len(shown)] == shown
+        and (base == 0 or log.entries[base - 1][0] == storage.base_term)
         for log in (STATE, BEFORE)
     )
 
@@ -78,7 +85,7 @@ def used(name: str) -> int:
 
 def test_the_pristine_directory_is_whole() -> None:
     assert len(segments()) >= 4
-    disk, storage = opened(lambda disk: None)
+    storage = harmed("names")
     assert is_whole(storage) and not storage.notes
     storage.close()
 
@@ -90,7 +97,7 @@ def test_every_flipped_byte_of_a_segment_is_damage_or_harmless(name: str) -> Non
         if 200 < offset < HEADER_BYTES - 8 and offset % 97:
             continue  # the empty rest of the header page
         mask = 1 << (offset % 8)
-        disk, storage = opened(lambda disk: disk.flip(name, offset, mask))
+        storage = harmed("flip", name, offset, mask)
         assert is_prefix(storage), offset
         if storage.recovering is None:
             assert is_whole(storage), offset
@@ -107,15 +114,14 @@ def test_every_flipped_byte_of_a_segment_is_damage_or_harmless(name: str) -> Non
 @pytest.mark.parametrize("length", [8, 512, 4096, 1 << 20])
 def test_zeroed_and_cut_pieces(name: str, length: int) -> None:
     for offset in range(0, used(name), 211):
-        for harm in (lambda disk: disk.zero(name, offset, length), lambda disk: disk.cut(name, offset)):
-            disk, storage = opened(harm)
+        for storage in (harmed("zero", name, offset, length), harmed("cut", name, offset)):
             assert is_prefix(storage), (name, offset)
             assert storage.recovering is not None or is_whole(storage), (name, offset)
 
 
 @pytest.mark.parametrize("names", [[n] for n in segments()] + [segments()[-2:], segments()])
 def test_missing_segments(names: list[str]) -> None:
-    disk, storage = opened(lambda disk: [disk.remove(name) for name in names])
+    _, storage = opened(lambda disk: [disk.remove(name) for name in names])
     assert is_prefix(storage)
     if names == segments()[:1]:  # the newest snapshot holds all that is gone: nothing is lost
         assert storage.snapshots.latest is not None and storage.base_index <= storage.snapshots.latest.index
@@ -127,7 +133,7 @@ def test_missing_segments(names: list[str]) -> None:
 def test_an_old_copy_of_a_segment_put_back() -> None:
     """A rolled back file: shorter, but every record in it is valid."""
     name = segments()[-1]
-    disk, storage = opened(lambda disk: disk.zero(name, HEADER_BYTES + 500, 1 << 20))
+    storage = harmed("zero", name, HEADER_BYTES + 500, 1 << 20)
     assert storage.recovering is not None and "watermark" in storage.recovering
 
 
@@ -140,7 +146,7 @@ def test_two_segments_swapped() -> None:
         disk.rename("x", second)
         disk.sync_dir()
 
-    disk, storage = opened(swap)
+    _, storage = opened(swap)
     assert storage.recovering is not None and is_prefix(storage)
 
 
@@ -181,12 +187,14 @@ def test_recovering_says_file_offset_and_why_and_ends_when_cleared() -> None:
     disk.crash()
     again = Storage.open(disk, "n1", FakeClock(), SMALL)
     assert again.recovering is None and again.last_index == last + 1
-    assert Storage.open(disk_before, "n1", FakeClock(), SMALL).recovering is not None, "not synced, not cleared"
+    assert Storage.open(disk_before, "n1", FakeClock(), SMALL).recovering is not None, (
+        "not synced, not cleared"
+    )
 
 
 def test_evidence_is_bounded() -> None:
     disk = PRISTINE.clone(random.Random(3))
-    for round_ in range(12):
+    for _ in range(12):
         storage = Storage.open(disk, "n1", FakeClock(), SMALL)
         for _ in range(3):
             storage.append(storage.last_index + 1, 4, b"x" * 300)
@@ -205,8 +213,10 @@ def test_evidence_is_bounded() -> None:
 # --- hard state (R4) ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("slot", SLOTS)
 def test_one_bad_slot_is_put_right(slot: str) -> None:
-    for offset in range(0, used(slot)):
-        disk, storage = opened(lambda disk: disk.flip(slot, offset, 1))
+    for offset in range(used(slot)):
+        disk = PRISTINE.clone(random.Random(0))
+        disk.flip(slot, offset, 1)
+        storage = Storage.open(disk, "n1", FakeClock(), SMALL)
         assert is_whole(storage)
         assert slot in storage.notes[0]
         storage.close()
@@ -219,9 +229,9 @@ def test_one_bad_slot_is_put_right(slot: str) -> None:
 def test_two_bad_slots_mean_recovering(harm: str) -> None:
     def both(disk: SimDisk) -> None:
         for slot in SLOTS:
-            {"flip": lambda: disk.flip(slot), "remove": lambda: disk.remove(slot), "cut": lambda: disk.cut(slot, 9)}[harm]()
+            getattr(disk, harm)(slot, *([9] if harm == "cut" else []))
 
-    disk, storage = opened(both)
+    _, storage = opened(both)
     assert storage.recovering is not None and "hard state" in storage.recovering
     assert storage.term == 3, "the log's own term at least"
     assert storage.voted_for is None
@@ -250,9 +260,10 @@ def test_the_mark_survives_in_either_place() -> None:
 # --- identity (R5) -----------------------------------------------------------------------------------------
 def test_one_bad_identity_copy_is_put_right() -> None:
     for name in ("identity-a", "identity-b"):
-        for harm in (lambda disk: disk.flip(name), lambda disk: disk.remove(name), lambda disk: disk.cut(name, 3)):
-            disk, storage = opened(harm)
-            assert is_whole(storage)
+        for method, args in (("flip", ()), ("remove", ()), ("cut", (3,))):
+            disk = PRISTINE.clone(random.Random(0))
+            getattr(disk, method)(name, *args)
+            assert is_whole(Storage.open(disk, "n1", FakeClock(), SMALL))
             disk.crash()
             disk.remove("identity-a" if name == "identity-b" else "identity-b")
             assert is_whole(Storage.open(disk, "n1", FakeClock(), SMALL))
@@ -300,7 +311,9 @@ def test_a_damaged_newest_snapshot_falls_back_to_the_older_and_the_log() -> None
     older, newest = snapshot_names()
     head = len(PRISTINE.open(newest).read_at(0, 8192).rstrip(b"\0"))
     for offset in [*range(head), *range(8192, used(newest), 7)]:
-        disk, storage = opened(lambda disk: disk.flip(newest, offset, 4))
+        disk = PRISTINE.clone(random.Random(0))
+        disk.flip(newest, offset, 4)
+        storage = Storage.open(disk, "n1", FakeClock(), SMALL)
         assert is_whole(storage), offset
         assert storage.snapshots.latest is not None and storage.snapshots.latest.name == older
         assert any(newest in note for note in storage.notes)
@@ -327,5 +340,58 @@ def test_both_snapshots_damaged_behind_a_compacted_log() -> None:
 
 
 def test_both_snapshots_damaged_under_a_whole_log_is_no_loss() -> None:
-    disk, storage = opened(lambda disk: [disk.flip(name) for name in snapshot_names()])
+    _, storage = opened(lambda disk: [disk.flip(name) for name in snapshot_names()])
     assert is_whole(storage) and storage.snapshots.latest is None
+
+
+# --- the limit that the promises page names ------------------------------------------------------------------
+def test_only_the_last_second_can_be_taken_for_a_torn_write() -> None:
+    """Without a watermark behind it, damage to the last sync looks torn; damage before it never does."""
+    disk = SimDisk(random.Random(1))
+    w = Watched(disk, FakeClock(), Expected())
+    for _ in range(4):
+        w.append(100)
+        w.sync()
+    name = segment_names(disk)[0][1]
+    record = 56 + 104
+    for number, torn in ((0, False), (1, False), (2, False), (3, True)):
+        hurt = disk.clone(random.Random(number))
+        hurt.flip(name, HEADER_BYTES + number * record + 80)
+        storage = Storage.open(hurt, "n1", FakeClock(), SMALL)
+        assert storage.last_index == number
+        assert (storage.recovering is None) is torn, number
+    w.clock.now += 0.7
+    w.sync()  # the watermark, less than a second after the last sync
+    disk.flip(name, HEADER_BYTES + 3 * record + 80)
+    disk.kill()
+    assert Storage.open(disk, "n1", FakeClock(), SMALL).recovering is not None
+
+
+def test_a_flipped_length_hides_nothing_behind_it() -> None:
+    disk = SimDisk(random.Random(1))
+    w = Watched(disk, FakeClock(), Expected())
+    for _ in range(4):
+        w.append(100)
+        w.sync()
+    name = segment_names(disk)[0][1]
+    for mask in (1, 128):
+        for byte in range(8, 12):
+            hurt = disk.clone(random.Random(0))
+            hurt.flip(name, HEADER_BYTES + 160 + byte, mask)
+            assert Storage.open(hurt, "n1", FakeClock(), SMALL).recovering is not None
+
+
+def test_a_body_that_looks_like_a_record_proves_nothing() -> None:
+    """A client cannot make a torn write look like damage: the salt is not known outside."""
+    settings = StorageSettings(segment_bytes=4096 + 2048, salt=12345)
+    forged = b"".join(encode_record(1, 160 + 56, 1 << 40, 9, 9, b"", 0, 0)[:3])
+    disk = SimDisk(random.Random(1))
+    w = Watched(disk, FakeClock(), Expected(), settings)
+    w.append(100)
+    w.sync()
+    w.storage.append(2, 1, forged * 3)
+    w.storage.flush()
+    disk.flip(segment_names(disk)[0][1], HEADER_BYTES + 160 + 4)
+    disk.kill()
+    storage = Storage.open(disk, "n1", FakeClock(), settings)
+    assert storage.recovering is None and storage.last_index == 1

@@ -1,0 +1,104 @@
+"""Random commands that meet each other often: few queues, keys, groups and instants."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from trivet.machine.commands import Backoff, Draft, Extras, QueueConfig, Token
+
+QUEUES = ("a", "b", "c")
+MINUTE = 60_000
+HOUR = 60 * MINUTE
+
+names = st.sampled_from(QUEUES)
+bodies = st.sampled_from((b"1", b"22", b"333"))
+delays = st.sampled_from((0, 0, 0, 1, 10, 1000, MINUTE))
+maybe_ms = st.sampled_from((None, None, None, 1, 10, 1000, HOUR))
+results = st.sampled_from((None, None, b"1", b'"ok"'))
+request_ids = st.sampled_from((None,) * 6 + ("r1", "r2", "r3", "r4"))
+priorities = st.sampled_from((0, 0, 0, 1, -1, 1000, -1000))
+
+backoffs = st.builds(
+    Backoff,
+    type=st.sampled_from(("exponential", "fixed", "list")),
+    base_ms=st.sampled_from((0, 10, 1000)),
+    factor_milli=st.sampled_from((1000, 1500, 2000)),
+    max_ms=st.sampled_from((500, 300_000)),
+    jitter_milli=st.sampled_from((0, 500, 1000)),
+    delays_ms=st.sampled_from(((), (5,), (0, 1000))),
+)
+
+configs = st.builds(
+    QueueConfig,
+    lease_ms=st.sampled_from((10, 1000, 30_000)),
+    max_attempts=st.sampled_from((0, 1, 2, 5)),
+    backoff=backoffs,
+    ttl_ms=st.sampled_from((None, None, 1000, HOUR)),
+    dead_retention_ms=st.sampled_from((0, 1000, 14 * 24 * HOUR)),
+    max_dead=st.sampled_from((0, 1, 2, 100)),
+    idempotency_window_ms=st.sampled_from((0, 1000, HOUR)),
+    retention_ms=st.sampled_from((0, 0, 1000, HOUR)),
+    result_retention_ms=st.sampled_from((0, 1000, HOUR)),
+    max_messages=st.sampled_from((None, None, 1, 3, 6)),
+    max_bytes=st.sampled_from((None, None, 3, 8)),
+    on_full=st.sampled_from(("reject", "dead_letter_oldest")),
+    max_leased=st.sampled_from((None, None, 0, 1, 3)),
+    max_leased_per_group=st.sampled_from((1, 1, 2)),
+)
+
+_FIELDS = (
+    "lease_ms", "max_attempts", "ttl_ms", "dead_retention_ms", "max_dead", "idempotency_window_ms",
+    "retention_ms", "result_retention_ms", "max_messages", "max_bytes", "on_full", "max_leased",
+    "max_leased_per_group",
+)  # fmt: skip
+
+
+@st.composite
+def config_changes(draw: st.DrawFn) -> dict[str, object]:
+    """Some fields of a configuration, and some of its backoff."""
+    config = draw(configs)
+    chosen = draw(st.lists(st.sampled_from(_FIELDS), min_size=0, max_size=3, unique=True))
+    changes: dict[str, object] = {name: getattr(config, name) for name in chosen}
+    if draw(st.booleans()):
+        changes["backoff"] = {"base_ms": draw(st.sampled_from((0, 7, 1000)))}
+    return changes
+
+
+@st.composite
+def drafts(draw: st.DrawFn, numbers: list[int], clock_ms: int) -> Draft:
+    """A message; `numbers` are ids that exist or existed, for `depends_on`."""
+    extras = None
+    if draw(st.integers(0, 2)) == 0:
+        known = st.sampled_from(numbers) if numbers else st.just(999_999)
+        extras = Extras(
+            run_id=draw(st.sampled_from((None, "run"))),
+            max_attempts=draw(st.sampled_from((None, None, 0, 1, 3))),
+            backoff=draw(st.none() | backoffs),
+            lease_ms=draw(st.sampled_from((None, 5, 1000))),
+            depends_on=tuple(draw(st.lists(known, max_size=2))),
+            on_dependency_failure=draw(st.sampled_from(("fail", "run"))),
+            retention_ms=draw(st.sampled_from((None, None, 0, 1000))),
+        )
+    at = draw(st.sampled_from((None, None, None, -1, 0, 1, 1000)))
+    return Draft(
+        body=draw(bodies),
+        priority=draw(priorities),
+        delay_ms=draw(delays),
+        deliver_at_ms=None if at is None else clock_ms + at,
+        ttl_ms=draw(maybe_ms),
+        group=draw(st.sampled_from((None, None, "g", "h"))),
+        key=draw(st.sampled_from((None, None, None, "k1", "k2", "k3"))),
+        key_window_ms=draw(st.sampled_from((None, None, 0, 1000))),
+        extras=extras,
+        content_type=draw(st.sampled_from((None, None, None, "t"))),
+    )
+
+
+def tokens(issued: list[Token]) -> st.SearchStrategy[Token | None]:
+    """Mostly recent ones; also old, malformed, forged and unknown ones."""
+    wrong = st.sampled_from((None, Token(10**9, bytes(16))))
+    if not issued:
+        return wrong
+    recent = st.sampled_from(issued[-6:])
+    forged = st.builds(lambda token: Token(token.fence, bytes(16)), recent)
+    return st.one_of(recent, recent, recent, recent, st.sampled_from(issued), forged, wrong)

@@ -1,0 +1,234 @@
+"""Machine against model: random commands; after each one replies, views and laws are compared.
+
+The default run is short. `TRIVET_HYPOTHESIS=ci` runs more of it, `TRIVET_HYPOTHESIS=long` much more.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from tests.machine.harness import Pair, rebuilt, state_of
+from tests.machine.strategies import (
+    HOUR,
+    MINUTE,
+    QUEUES,
+    config_changes,
+    configs,
+    delays,
+    drafts,
+    maybe_ms,
+    names,
+    priorities,
+    request_ids,
+    results,
+    tokens,
+)
+from trivet.machine import commands as c
+from trivet.machine.replies import Done
+
+DAY = 24 * HOUR
+EFFECTS = st.sampled_from(("e1", "e2", "e3"))
+EXAMPLES, STEPS = {"ci": (400, 60), "long": (4000, 100)}.get(os.environ.get("TRIVET_HYPOTHESIS", ""), (50, 40))
+
+
+class MachineAgainstModel(RuleBasedStateMachine):
+    """Every rule is one entry with one command, or time passing."""
+
+    pair: Pair
+
+    @initialize(config=configs)
+    def begin(self, config: c.QueueConfig) -> None:
+        self.pair = Pair()
+        self.numbers: list[int] = []
+        self.revisions: list[int] = []
+        self.pair.do(c.PutQueue("a", config))
+
+    def do(self, command: c.Command, request_id: str | None = None) -> Any:
+        fingerprint = repr(command).encode()[-16:]
+        reply = self.pair.do(command, request_id, fingerprint)
+        self.numbers = list(range(1, self.pair.machine.next_number))[-12:]
+        return reply
+
+    # --- time -------------------------------------------------------------------------------------------
+
+    @rule(length=st.sampled_from((1, 5, 10, 1000, 30_000)), leases=st.sampled_from((True, True, True, False)))
+    def time_passes_and_is_noticed(self, length: int, leases: bool) -> None:
+        self.pair.now += length
+        self.expire(leases)
+
+    @rule(length=st.sampled_from((MINUTE, HOUR, DAY, 8 * DAY)))
+    def much_time_passes(self, length: int) -> None:
+        self.pair.now += length
+        self.expire(True)
+
+    @rule(length=st.sampled_from((-1000, 1, 10, 1000, MINUTE)))
+    def time_passes_unnoticed(self, length: int) -> None:
+        self.pair.now += length
+
+    def expire(self, leases: bool) -> None:
+        for _ in range(20):
+            reply = self.do(c.Expire(1000, leases))
+            assert isinstance(reply, Done)
+            if not reply.more:
+                return
+        raise AssertionError("Expire never comes to an end")
+
+    # --- queues -----------------------------------------------------------------------------------------
+
+    @rule(name=names, config=configs, request_id=request_ids)
+    def put_queue(self, name: str, config: c.QueueConfig, request_id: str | None) -> None:
+        self.do(c.PutQueue(name, config), request_id)
+
+    @rule(name=names, changes=config_changes(), revision=st.sampled_from((None, None, 1, 2, 3)))
+    def patch_queue(self, name: str, changes: dict[str, object], revision: int | None) -> None:
+        self.do(c.PatchQueue(name, changes, revision))
+
+    @rule(name=names, enqueue=st.sampled_from((None, True, False)), lease=st.sampled_from((None, True, False)))
+    def pause(self, name: str, enqueue: bool | None, lease: bool | None) -> None:
+        self.do(c.PauseQueue(name, enqueue, lease))
+
+    @rule(name=names, request_id=request_ids, kind=st.sampled_from((c.PurgeQueue, c.PurgeDead, c.DeleteQueue)))
+    def remove(self, name: str, request_id: str | None, kind: Any) -> None:
+        self.do(kind(name), request_id)
+
+    # --- messages ---------------------------------------------------------------------------------------
+
+    @rule(data=st.data(), name=names, count=st.integers(1, 4), auto=st.booleans(), request_id=request_ids)
+    def enqueue(self, data: Any, name: str, count: int, auto: bool, request_id: str | None) -> None:
+        some = tuple(data.draw(drafts(self.numbers, self.pair.now)) for _ in range(count))
+        self.do(c.Enqueue(name, some, auto), request_id)
+
+    @rule(
+        queues=st.lists(names, min_size=1, max_size=3, unique=True),
+        count=st.integers(1, 6),
+        lease_ms=maybe_ms,
+        max_bytes=st.sampled_from((1, 4, 10**6, 10**6)),
+        request_id=request_ids,
+    )
+    def lease(
+        self, queues: list[str], count: int, lease_ms: int | None, max_bytes: int, request_id: str | None
+    ) -> None:
+        there = [name for name in queues if name in self.pair.machine.queues] or queues
+        self.do(c.Lease(tuple(there), "consumer", count, lease_ms, max_bytes), request_id)
+
+    def effects(self, data: Any) -> tuple[c.EffectDone, ...]:
+        count = data.draw(st.sampled_from((0, 0, 1, 2)))
+        token = st.none() | tokens(self.pair.effect_tokens)
+        return tuple(c.EffectDone(data.draw(EFFECTS), data.draw(results), data.draw(token)) for _ in range(count))
+
+    @rule(data=st.data(), count=st.integers(1, 3), request_id=request_ids)
+    def ack(self, data: Any, count: int, request_id: str | None) -> None:
+        token = tokens(self.pair.tokens)
+        items = [c.AckItem(data.draw(token), data.draw(results), self.effects(data)) for _ in range(count)]
+        self.do(c.Ack(tuple(items)), request_id)
+
+    @rule(data=st.data(), count=st.integers(1, 2), auto=st.booleans(), request_id=request_ids)
+    def ack_and_enqueue(self, data: Any, count: int, auto: bool, request_id: str | None) -> None:
+        live = [c.Token(fence, m.lease.mac) for fence, m in self.pair.machine.leases.items() if m.lease]
+        token = tokens(live)
+        items = [c.AckItem(data.draw(token), None, self.effects(data)) for _ in range(count)]
+        draft = drafts(self.numbers, self.pair.now)
+        more = [c.EnqueueTo(data.draw(names), data.draw(draft)) for _ in range(data.draw(st.integers(1, 3)))]
+        self.do(c.Ack(tuple(items), tuple(more), auto), request_id)
+
+    @rule(data=st.data(), count=st.integers(1, 3), request_id=request_ids, delay=st.none() | delays)
+    def nack(self, data: Any, count: int, request_id: str | None, delay: int | None) -> None:
+        token = tokens(self.pair.tokens)
+        dead = st.sampled_from((False, False, True))
+        error = st.sampled_from((None, "boom", "é" * 3000))
+        items = [c.NackItem(data.draw(token), data.draw(error), delay, data.draw(dead)) for _ in range(count)]
+        self.do(c.Nack(tuple(items)), request_id)
+
+    @rule(data=st.data(), lease_ms=maybe_ms)
+    def extend(self, data: Any, lease_ms: int | None) -> None:
+        self.do(c.Extend((c.ExtendItem(data.draw(tokens(self.pair.tokens)), lease_ms),)))
+
+    @rule(data=st.data(), request_id=request_ids)
+    def release(self, data: Any, request_id: str | None) -> None:
+        token = tokens(self.pair.tokens)
+        self.do(c.Release((data.draw(token), data.draw(token))), request_id)
+
+    @precondition(lambda self: self.numbers)
+    @rule(data=st.data(), percent=st.none() | st.integers(0, 100), note=st.sampled_from((None, "n")))
+    def progress(self, data: Any, percent: int | None, note: str | None) -> None:
+        leased = sorted(message.number for message in self.pair.machine.leases.values())
+        number = data.draw(st.sampled_from(leased or self.numbers))
+        message = self.pair.machine.messages.get(number)
+        own = None if message is None or message.lease is None else message.lease
+        token = tokens(self.pair.tokens) if own is None else st.just(c.Token(own.fence, own.mac))
+        self.do(c.Progress(number, data.draw(token | tokens(self.pair.tokens)), percent, note))
+
+    @precondition(lambda self: self.numbers)
+    @rule(data=st.data(), request_id=request_ids)
+    def cancel(self, data: Any, request_id: str | None) -> None:
+        self.do(c.Cancel(data.draw(st.sampled_from(self.numbers))), request_id)
+
+    @precondition(lambda self: self.numbers)
+    @rule(data=st.data(), priority=st.none() | priorities, delay=st.sampled_from((None, -5, 0, 10, 1000)))
+    def patch_message(self, data: Any, priority: int | None, delay: int | None) -> None:
+        at = None if delay is None else self.pair.now + delay
+        self.do(c.PatchMessage(data.draw(st.sampled_from(self.numbers)), priority, at))
+
+    @rule(
+        data=st.data(),
+        name=names,
+        to=st.sampled_from((None, None, *QUEUES)),
+        reason=st.sampled_from((None, None, "expired", "rejected", "max_attempts")),
+        limit=st.sampled_from((1, 2, 1000)),
+        by_id=st.booleans(),
+    )
+    def redrive(self, data: Any, name: str, to: str | None, reason: str | None, limit: int, by_id: bool) -> None:
+        ids = tuple(data.draw(st.lists(st.sampled_from(self.numbers or [1]), max_size=4))) if by_id else None
+        self.do(c.Redrive(name, ids, reason, limit, to))
+
+    # --- effects ----------------------------------------------------------------------------------------
+
+    @rule(data=st.data(), effect_id=EFFECTS, bound=st.booleans(), ttl=maybe_ms, request_id=request_ids)
+    def effect_begin(
+        self, data: Any, effect_id: str, bound: bool, ttl: int | None, request_id: str | None
+    ) -> None:
+        lease = data.draw(tokens(self.pair.tokens)) if bound else None
+        self.do(c.EffectBegin(effect_id, "owner", lease, bound, ttl), request_id)
+
+    @rule(data=st.data(), result=results, request_id=request_ids)
+    def effect_commit(self, data: Any, result: bytes | None, request_id: str | None) -> None:
+        self.do(c.EffectCommit(data.draw(tokens(self.pair.effect_tokens)), result), request_id)
+
+    @rule(data=st.data())
+    def effect_abort(self, data: Any) -> None:
+        self.do(c.EffectAbort(data.draw(tokens(self.pair.effect_tokens))))
+
+    # --- again, and elsewhere ---------------------------------------------------------------------------
+
+    @precondition(lambda self: any(request.request_id for _, request in self.pair.log))
+    @rule(data=st.data())
+    def the_same_request_again(self, data: Any) -> None:
+        known = [request for _, request in self.pair.log if request.request_id]
+        request = data.draw(st.sampled_from(known[-8:]))
+        self.pair.do(request.command, request.request_id, request.fingerprint)
+
+    @rule()
+    def restart_from_a_snapshot(self) -> None:
+        before = state_of(self.pair.machine)
+        digest, index = self.pair.machine.digest(), self.pair.machine.applied_index
+        self.pair.machine = rebuilt(self.pair.machine)
+        assert state_of(self.pair.machine) == before
+        assert (self.pair.machine.digest(), self.pair.machine.applied_index) == (digest, index)
+        self.pair.compare()
+
+
+TestMachineAgainstModel = MachineAgainstModel.TestCase
+TestMachineAgainstModel.settings = settings(
+    max_examples=EXAMPLES,
+    stateful_step_count=STEPS,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+    report_multiple_bugs=False,
+    phases=[phase for phase in Phase if os.environ.get("TRIVET_SHRINK", "1") == "1" or phase is Phase.generate],
+)
