@@ -96,8 +96,16 @@ def fsync_seconds(node: Node) -> float:
     )
 
 
+def config_level(job: dict[str, Any]) -> str:
+    return "info" if job["what"] == "failover" else "warning"
+
+
 async def serve(config: dict[str, Any], job: dict[str, Any]) -> None:
-    node = Node(from_values({**config, "cluster.members": tuple(config["cluster.members"]), "log.level": "warning"}))
+    node = Node(
+        from_values(
+            {**config, "cluster.members": tuple(config["cluster.members"]), "log.level": config_level(job)}
+        )
+    )
     await node.start()
     loop = asyncio.get_running_loop()
     gone = asyncio.Event()
@@ -125,7 +133,9 @@ async def run_when_leading(node: Node, job: dict[str, Any]) -> None:
 
             profile = cProfile.Profile()
             profile.enable()
-        print(json.dumps(await measure(node, clients, job.get("seconds") or seconds, job["size"])), flush=True)
+        print(
+            json.dumps(await measure(node, clients, job.get("seconds") or seconds, job["size"])), flush=True
+        )
         if profile is not None:
             import pstats
 
@@ -136,8 +146,15 @@ async def run_when_leading(node: Node, job: dict[str, Any]) -> None:
 
 async def write_for_ever(node: Node) -> None:
     """While leading, one enqueue after the other; each commit is a line with its time."""
+    told = False
     while True:
         if not node.replica.can_propose or not node.machine.cluster_id:
+            if not told and node.caught_up() and node.replica.leader != node.node_id:
+                told = True
+                print(
+                    json.dumps({"node": node.node_id, "follows": node.replica.leader, "at": time.time()}),
+                    flush=True,
+                )
             await asyncio.sleep(0.001)
             continue
         try:
@@ -183,7 +200,13 @@ class Processes:
         }
         with open(self.root / f"{name}.out", "ab") as out, open(self.root / f"{name}.err", "ab") as err:
             self.running[name] = subprocess.Popen(
-                [sys.executable, "-m", "bench.consensus", "node", json.dumps({"config": config, "job": self.job})],
+                [
+                    sys.executable,
+                    "-m",
+                    "bench.consensus",
+                    "node",
+                    json.dumps({"config": config, "job": self.job}),
+                ],
                 stdout=out,
                 stderr=err,
             )
@@ -192,7 +215,7 @@ class Processes:
         return (self.root / f"{name}.out").read_text().splitlines()
 
     def errors(self) -> str:
-        return "".join(f"--- {n}\n{(self.root / f'{n}.err').read_text()[-6000:]}" for n in self.names)
+        return "".join(f"--- {n}\n{(self.root / f'{n}.err').read_text()[-60000:]}" for n in self.names)
 
     def end(self) -> None:
         for process in self.running.values():
@@ -202,7 +225,9 @@ class Processes:
 
 def run(options: argparse.Namespace) -> None:
     root = Path(tempfile.mkdtemp(prefix="trivet-bench-", dir=options.data))
-    nodes = Processes(root, {"what": "run", "size": options.size, "seconds": options.seconds, "profile": options.profile})
+    nodes = Processes(
+        root, {"what": "run", "size": options.size, "seconds": options.seconds, "profile": options.profile}
+    )
     try:
         for name in nodes.names:
             nodes.start(name)
@@ -237,16 +262,33 @@ def failover(options: argparse.Namespace) -> None:
             nodes.running[leader].kill()
             nodes.running[leader].wait()
             wait_for_writer(nodes, killed_at, but=leader)
-            first = min(at for name in nodes.names for at in commits(nodes, name) if name != leader and at > killed_at)
+            first = min(
+                at for name in nodes.names for at in commits(nodes, name) if name != leader and at > killed_at
+            )
             gaps.append(first - killed_at)
+            if options.verbose:
+                print(json.dumps({"killed": leader, "at": stamp(killed_at), "gap": round(gaps[-1], 3)}))
             nodes.start(leader)
-            time.sleep(1.5)
+            wait_for_follower(nodes, leader, time.time())
         gaps.sort()
-        print(json.dumps({"kills": len(gaps), "median_s": round(gaps[len(gaps) // 2], 3), "worst_s": round(gaps[-1], 3), "all_s": [round(g, 3) for g in gaps]}))
+        print(
+            json.dumps(
+                {
+                    "kills": len(gaps),
+                    "median_s": round(gaps[len(gaps) // 2], 3),
+                    "worst_s": round(gaps[-1], 3),
+                    "all_s": [round(g, 3) for g in gaps],
+                }
+            )
+        )
     finally:
         nodes.end()
         print(nodes.errors() if options.verbose else "", end="")
         shutil.rmtree(root, ignore_errors=True)
+
+
+def stamp(at: float) -> str:
+    return time.strftime("%H:%M:%S", time.gmtime(at)) + f"{at % 1:.3f}"[1:]
 
 
 def commits(nodes: Processes, name: str) -> list[float]:
@@ -262,6 +304,16 @@ def wait_for_writer(nodes: Processes, since: float, but: str = "") -> str:
                 return name
         time.sleep(0.02)
     raise SystemExit("nobody writes\n" + nodes.errors())
+
+
+def wait_for_follower(nodes: Processes, name: str, since: float) -> None:
+    end = time.time() + 20
+    while time.time() < end:
+        found = [json.loads(line) for line in nodes.lines(name) if "follows" in line]
+        if any(one["at"] > since for one in found):
+            return
+        time.sleep(0.02)
+    raise SystemExit(f"{name} does not come back\n" + nodes.errors())
 
 
 def main() -> None:

@@ -108,6 +108,7 @@ async def drill(root: Path, places: int = 100, seed: int = 1) -> DamageReport:
         cluster.start_all()
         cluster.wait_leader(30)
         load = Load(cluster.apis, "damage", history)
+        await load.prepare()
         load.start(producers=1, workers=1)
         await asyncio.sleep(2)
         for place in range(places):

@@ -1,6 +1,7 @@
 """What the clients of a drill saw, and the verdict that follows from it alone.
 
-*Lost*: an enqueue was acknowledged, and the message was neither acked nor could it be drained afterwards.
+*Lost*: an enqueue was acknowledged, and after the drain the message was not acked: no ack of it was
+answered, and where one was sent and its answer lost, the broker does not say `done` either.
 *Doubled*: two first-time `acked` for one id (R38), or a message delivered again after its ack was
 acknowledged.
 """
@@ -17,6 +18,8 @@ class History:
     first_acks: Counter[str] = field(default_factory=Counter)  # `acked` without `repeated`
     delivered: Counter[str] = field(default_factory=Counter)
     delivered_after_ack: set[str] = field(default_factory=set)
+    ack_sent: set[str] = field(default_factory=set)
+    found_done: set[str] = field(default_factory=set)  # an ack's answer was lost; the message says it counted
     unknown: int = 0  # calls that ended unknown
     refused: int = 0  # calls that ended with a definite error
     repeated: int = 0
@@ -38,8 +41,13 @@ class History:
             self.first_acks[message] += 1
 
     @property
+    def open_acks(self) -> set[str]:
+        """Acks sent whose answer never came: only the broker can tell what became of them."""
+        return {one for one in self.ack_sent & self.acknowledged if not self.first_acks[one]}
+
+    @property
     def lost(self) -> set[str]:
-        return {one for one in self.acknowledged if not self.first_acks[one]}
+        return {one for one in self.acknowledged if not self.first_acks[one]} - self.found_done
 
     @property
     def doubled(self) -> set[str]:

@@ -128,6 +128,7 @@ async def drill(root: Path, losses: int = 5, load_s: float = 2.0) -> PowerReport
                 cluster.start_all()
                 leader = cluster.wait_leader(30)
                 load = Load(cluster.apis, "power", history)
+                await load.prepare()
                 load.start()
                 await asyncio.sleep(load_s)
                 acked_before.append(len(history.acknowledged))

@@ -55,7 +55,6 @@ class Loopback:
         self.reads_fail = False
         self.snapshots = 0
         self.transferred: list[str | None] = []
-        self.transfer_works = True
         self.applier = Applier(lambda _index, effects: self.broker.entry_applied(effects))
         self.broker = Broker(
             consensus=self,
@@ -98,7 +97,8 @@ class Loopback:
 
     def transfer(self, to: str | None = None) -> bool:
         self.transferred.append(to)
-        return self.transfer_works
+        others = [name for name in self.urls if name != self.node_id]
+        return to in others if to is not None else bool(others)
 
     def snapshot_now(self) -> None:
         self.snapshots += 1

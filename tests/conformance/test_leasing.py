@@ -153,10 +153,12 @@ def test_a_wait_ends_empty(api: Api, q: Queue) -> None:
 
 
 def test_a_wait_with_nothing_to_give_writes_nothing(api: Api, q: Queue) -> None:
+    # Leases of other tests may expire meanwhile: that is one entry now and then, not one for each poll.
     before = q.state()["as_of"]
-    q.lease(wait_ms=100)
-    q.lease(wait_ms=0)
-    assert q.state()["as_of"] == before
+    for _ in range(50):
+        q.lease(wait_ms=10)
+        q.lease(wait_ms=0)
+    assert q.state()["as_of"] - before < 20
 
 
 def _enqueue(q: Queue) -> None:

@@ -21,6 +21,29 @@ NAMES = {value: name for name, value in vars(FAIL_REASON).items() if not name.st
 NEVER = 1e9
 
 
+_opened: list[SyncObj] = []
+_clock, _random = library.monotonicTime, library.random
+
+
+def put_back() -> None:
+    """After a test: files of all stock journals closed, the library's own clock and random source in place."""
+    library.monotonicTime, library.random = _clock, _random
+    opened, _opened[:] = _opened[:], []
+    for node in opened:
+        close_journal(hidden(node, "raftLog"))
+
+
+def close_journal(journal: Any) -> None:
+    """The mapped file of a stock journal, if it has one and nobody has closed it yet."""
+    file = getattr(journal, "_FileJournal__journalFile", None)
+    if file is None:
+        return
+    mapped, handle = file._ResizableFile__mm, file._ResizableFile__f
+    if not mapped.closed:
+        mapped.close()
+    handle.close()
+
+
 class Time:
     """The library's monotonic clock. `per_look` seconds pass at each look: code that takes long."""
 
@@ -133,6 +156,7 @@ class Listing(SyncObj):  # type: ignore[misc]
 
     def __init__(self, me: str, others: list[str], conf: SyncObjConf, transport: Transport, **more: Any) -> None:
         super().__init__(Node(me), [Node(each) for each in others], conf, nodeClass=Node, transport=transport, **more)
+        _opened.append(self)
         self.applied: list[Any] = []
 
     @replicated  # type: ignore[untyped-decorator]

@@ -148,9 +148,7 @@ class Pair:
 
     def _hints(self, reply: Reply) -> Hints:
         hints = Hints(due=self._due, revision=self._revision)
-        if isinstance(reply, Enqueued):
-            hints.numbers = [one.message for one in reply.messages if not one.duplicate]
-        elif isinstance(reply, SettledAll) and reply.messages:
+        if isinstance(reply, Enqueued) or (isinstance(reply, SettledAll) and reply.messages):
             hints.numbers = [one.message for one in reply.messages if not one.duplicate]
         elif isinstance(reply, Leased):
             hints.fences = [(grant.fence, grant.mac) for grant in reply.grants]
@@ -216,7 +214,9 @@ class Pair:
         leasable = len(model.offered(queue))
         leasable = leasable if most is None else max(0, min(leasable, most - leased))
         assert view["leasable"] == (0 if queue["paused_lease"] else leasable)
-        assert view["bytes"] == sum(len(m["draft"].body) for m in model.of(queue, *"blocked delayed ready leased".split()))
+        assert view["bytes"] == sum(
+            len(m["draft"].body) for m in model.of(queue, *["blocked", "delayed", "ready", "leased"])
+        )
         assert view["revision"] == queue["revision"]
         assert view["paused"] == {"enqueue": queue["paused_enqueue"], "lease": queue["paused_lease"]}
         ready = model.of(queue, "ready")
@@ -256,7 +256,9 @@ class Pair:
         result = view.get("result")
         assert (None if result is None else result.data) == m["result"]
         progress = view.get("progress")
-        shown = None if progress is None else (progress.get("percent"), progress.get("note"), progress["at_ms"])
+        shown = (
+            None if progress is None else (progress.get("percent"), progress.get("note"), progress["at_ms"])
+        )
         assert shown == m["progress"]
         history = [
             (a["attempt"], a["consumer"], a["started_at_ms"], a["ended_at_ms"], a["outcome"], a.get("error"))

@@ -275,50 +275,48 @@ class Model:
     # --- enqueue ----------------------------------------------------------------------------------------
 
     def do_Enqueue(self, c: Any) -> Any:
-        queue = self.queue_or_new(c.queue, c.auto_create)
-        return ("enqueued", self.take([(queue, draft) for draft in c.drafts]))
+        return ("enqueued", self.take([(c.queue, draft) for draft in c.drafts], c.auto_create))
 
     def take(
-        self, wanted: list[tuple[dict[str, Any], Any]], acked: tuple[int, ...] = ()
-    ) -> list[tuple[Any, ...]]:
+        self, wanted: list[tuple[str, Any]], auto_create: bool, acked: tuple[int, ...] = ()
+    ) -> list[Any]:
         """All of them or none. Keys first: a duplicate is no new message and meets no refusal (R12, R16)."""
-        firsts: dict[tuple[str, str], Any] = {}
-        where: dict[tuple[str, str], int] = {}
+        firsts: dict[tuple[str, str], int] = {}
         plan: list[Any] = []
-        for queue, draft in wanted:
-            known = None if draft.key is None else self.key_of(queue, draft.key)
+        for at, (name, draft) in enumerate(wanted):
+            known = self.key_of(name, draft.key)
             if known is not None:
                 if known["fingerprint"] != self.fingerprint(draft):
                     raise Refused("idempotency_conflict")
                 plan.append(("old", known))
-            elif draft.key is not None and (queue["name"], draft.key) in firsts:
-                first = firsts[queue["name"], draft.key]
-                if self.fingerprint(first) != self.fingerprint(draft):
+            elif draft.key is not None and (name, draft.key) in firsts:
+                first = firsts[name, draft.key]
+                if self.fingerprint(wanted[first][1]) != self.fingerprint(draft):
                     raise Refused("idempotency_conflict")
-                plan.append(("same", where[queue["name"], draft.key]))
+                plan.append(("same", first))
             else:
-                if draft.key is not None:
-                    firsts[queue["name"], draft.key] = draft
-                    where[queue["name"], draft.key] = len(plan)
+                firsts[name, draft.key] = at
                 plan.append(("new", None))
-        fresh = [pair for pair, (kind, _) in zip(wanted, plan, strict=True) if kind == "new"]
-        for queue, _ in fresh:
-            if queue["paused_enqueue"]:
-                raise Refused("queue_paused")
-        for _, draft in fresh:
-            for number in draft.extras.depends_on if draft.extras else ():
-                if number not in self.messages and number not in acked:
-                    raise Refused("message_not_found")
+        fresh = []
+        for (name, draft), (kind, _) in zip(wanted, plan, strict=True):
+            if kind == "new":
+                queue = self.queue_or_new(name, auto_create)
+                if queue["paused_enqueue"]:
+                    raise Refused("queue_paused")
+                for number in draft.extras.depends_on if draft.extras else ():
+                    if number not in self.messages and number not in acked:
+                        raise Refused("message_not_found")
+                fresh.append((queue, draft))
         self.make_room(fresh)
         answers = []
         numbers = iter(self.hints.numbers)
-        for (queue, draft), (kind, known) in zip(wanted, plan, strict=True):
+        for (name, draft), (kind, known) in zip(wanted, plan, strict=True):
             if kind == "old":
                 answers.append(self.duplicate(known))
             elif kind == "same":
                 answers.append((answers[known][0], answers[known][1], True, None))
             else:
-                m = self.create(queue, draft, next(numbers), acked)
+                m = self.create(self.queues[name], draft, next(numbers), acked)
                 answers.append((m["number"], m["state"], False, None))
         return answers
 
@@ -400,12 +398,14 @@ class Model:
 
     # --- keys -------------------------------------------------------------------------------------------
 
-    def key_of(self, queue: dict[str, Any], key: str) -> dict[str, Any] | None:
-        known = queue["keys"].get(key)
-        if known is None:
+    def key_of(self, name: str, key: str | None) -> dict[str, Any] | None:
+        """The key if it still counts."""
+        queue = self.queues.get(name)
+        known = None if queue is None else queue["keys"].get(key)
+        if queue is None or known is None:
             return None
         m = self.messages.get(known["number"])
-        unfinished = m is not None and m["queue"] == queue["name"] and m["state"] in UNFINISHED
+        unfinished = m is not None and m["queue"] == name and m["state"] in UNFINISHED
         return known if unfinished or known["expires"] > self.clock else None
 
     def key_forgets(self, m: dict[str, Any], state: str) -> None:

@@ -57,7 +57,10 @@ class Effects(Model):
 
     def issued(self, token: Any) -> dict[str, Any]:
         for record in self.effects.values():
-            if token is not None and (token.fence, token.mac) in [*record["old"], (record["fence"], record["mac"])]:
+            if token is not None and (token.fence, token.mac) in [
+                *record["old"],
+                (record["fence"], record["mac"]),
+            ]:
                 return record
         raise Refused("effect_not_found")
 

@@ -20,13 +20,14 @@ from tests.machine.model import (
     plain_backoff,
     size_of,
 )
-
 from tests.machine.model_effects import Effects
 
 Settled = tuple[Any, ...]  # (status, repeated, state, deliver_at_ms, lease_expires_at_ms, cancelled)
 
 
-def settled(status: str, state: Any = None, due: Any = None, ends: Any = None, cancelled: bool = False) -> Settled:
+def settled(
+    status: str, state: Any = None, due: Any = None, ends: Any = None, cancelled: bool = False
+) -> Settled:
     return (status, False, state, due, ends, cancelled)
 
 
@@ -130,11 +131,16 @@ class Model(Effects):
         if token is None:
             return NOT_FOUND
         for old in self.settled:
-            if (old["fence"], old["mac"]) == (token.fence, token.mac) and old["at"] + SETTLE_WINDOW > self.clock:
+            if (old["fence"], old["mac"]) == (token.fence, token.mac) and old[
+                "at"
+            ] + SETTLE_WINDOW > self.clock:
                 return (old["answer"][0], True, *old["answer"][2:]) if old["verb"] == verb else STALE
         for m in self.messages.values():
             for attempt in m["history"]:
-                if attempt["outcome"] == "expired" and (attempt["fence"], attempt["mac"]) == (token.fence, token.mac):
+                if attempt["outcome"] == "expired" and (attempt["fence"], attempt["mac"]) == (
+                    token.fence,
+                    token.mac,
+                ):
                     return STALE
         return NOT_FOUND
 
@@ -175,8 +181,8 @@ class Model(Effects):
             results.append(self.ack(m, item))
         if not c.enqueue:
             return ("settled", results, None)
-        pairs = [(self.queue_or_new(entry.queue, c.auto_create), entry.draft) for entry in c.enqueue]
-        return ("settled", results, self.take(pairs, tuple(acked)))
+        pairs = [(entry.queue, entry.draft) for entry in c.enqueue]
+        return ("settled", results, self.take(pairs, c.auto_create, tuple(acked)))
 
     def ack(self, m: dict[str, Any], item: Any) -> Settled:
         lease = m["lease"]
@@ -311,7 +317,9 @@ class Model(Effects):
         )  # fmt: skip
         self.redriven_key(m, origin, target)
         depends_on = dict.fromkeys(m["draft"].extras.depends_on if m["draft"].extras else ())
-        m["pending"] = [n for n in depends_on if n in self.messages and self.messages[n]["state"] in UNFINISHED]
+        m["pending"] = [
+            n for n in depends_on if n in self.messages and self.messages[n]["state"] in UNFINISHED
+        ]
         self.to_tail(m)
         if m["pending"]:
             m["state"] = BLOCKED
@@ -328,7 +336,7 @@ class Model(Effects):
         if old is not None:
             expires = old["expires"]
             old["final"] = DEAD
-        if self.key_of(target, key) is None:
+        if self.key_of(target["name"], key) is None:
             target["keys"][key] = {
                 "number": m["number"], "fingerprint": self.fingerprint(m["draft"]), "expires": expires,
                 "final": None,
@@ -346,7 +354,7 @@ class Model(Effects):
         while due := self.due_messages(c.leases):
             self.wake(min(due, key=lambda pair: (pair[0], pair[1]["number"]))[1])
         for queue in self.queues.values():
-            for key in [key for key in queue["keys"] if self.key_of(queue, key) is None]:
+            for key in [key for key in queue["keys"] if self.key_of(queue["name"], key) is None]:
                 del queue["keys"][key]
         self.expire_effects(c.leases)
         return ("done", 0)

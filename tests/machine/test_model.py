@@ -33,7 +33,9 @@ from trivet.machine.replies import Done
 
 DAY = 24 * HOUR
 EFFECTS = st.sampled_from(("e1", "e2", "e3"))
-EXAMPLES, STEPS = {"ci": (400, 60), "long": (4000, 100)}.get(os.environ.get("TRIVET_HYPOTHESIS", ""), (50, 40))
+EXAMPLES, STEPS = {"ci": (400, 60), "long": (4000, 100)}.get(
+    os.environ.get("TRIVET_HYPOTHESIS", ""), (50, 40)
+)
 
 
 class MachineAgainstModel(RuleBasedStateMachine):
@@ -88,11 +90,15 @@ class MachineAgainstModel(RuleBasedStateMachine):
     def patch_queue(self, name: str, changes: dict[str, object], revision: int | None) -> None:
         self.do(c.PatchQueue(name, changes, revision))
 
-    @rule(name=names, enqueue=st.sampled_from((None, True, False)), lease=st.sampled_from((None, True, False)))
+    @rule(
+        name=names, enqueue=st.sampled_from((None, True, False)), lease=st.sampled_from((None, True, False))
+    )
     def pause(self, name: str, enqueue: bool | None, lease: bool | None) -> None:
         self.do(c.PauseQueue(name, enqueue, lease))
 
-    @rule(name=names, request_id=request_ids, kind=st.sampled_from((c.PurgeQueue, c.PurgeDead, c.DeleteQueue)))
+    @rule(
+        name=names, request_id=request_ids, kind=st.sampled_from((c.PurgeQueue, c.PurgeDead, c.DeleteQueue))
+    )
     def remove(self, name: str, request_id: str | None, kind: Any) -> None:
         self.do(kind(name), request_id)
 
@@ -119,7 +125,9 @@ class MachineAgainstModel(RuleBasedStateMachine):
     def effects(self, data: Any) -> tuple[c.EffectDone, ...]:
         count = data.draw(st.sampled_from((0, 0, 1, 2)))
         token = st.none() | tokens(self.pair.effect_tokens)
-        return tuple(c.EffectDone(data.draw(EFFECTS), data.draw(results), data.draw(token)) for _ in range(count))
+        return tuple(
+            c.EffectDone(data.draw(EFFECTS), data.draw(results), data.draw(token)) for _ in range(count)
+        )
 
     @rule(data=st.data(), count=st.integers(1, 3), request_id=request_ids)
     def ack(self, data: Any, count: int, request_id: str | None) -> None:
@@ -182,7 +190,9 @@ class MachineAgainstModel(RuleBasedStateMachine):
         limit=st.sampled_from((1, 2, 1000)),
         by_id=st.booleans(),
     )
-    def redrive(self, data: Any, name: str, to: str | None, reason: str | None, limit: int, by_id: bool) -> None:
+    def redrive(
+        self, data: Any, name: str, to: str | None, reason: str | None, limit: int, by_id: bool
+    ) -> None:
         ids = tuple(data.draw(st.lists(st.sampled_from(self.numbers or [1]), max_size=4))) if by_id else None
         self.do(c.Redrive(name, ids, reason, limit, to))
 
@@ -230,5 +240,7 @@ TestMachineAgainstModel.settings = settings(
     print_blob=True,
     suppress_health_check=list(HealthCheck),
     report_multiple_bugs=False,
-    phases=[phase for phase in Phase if os.environ.get("TRIVET_SHRINK", "1") == "1" or phase is Phase.generate],
+    phases=[
+        phase for phase in Phase if os.environ.get("TRIVET_SHRINK", "1") == "1" or phase is Phase.generate
+    ],
 )

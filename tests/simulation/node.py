@@ -32,8 +32,8 @@ TICK_SECONDS = 0.02
 UNDURABLE_BATCHES_MAX = 2
 CLUSTER = "simulated"
 
-Job = tuple[bytes, Callable[[Outcome], None], float, float]
-"""(entry, done, deadline in seconds, virtual time at which its client stops waiting for a turn)"""
+Waiting = tuple[bytes, Callable[[Outcome], None], float]
+"""(entry, done, virtual time at which its client stops waiting)"""
 
 
 class Machine(StateMachine, Protocol):
@@ -93,7 +93,7 @@ class SimNode:
         self.on_death: list[Callable[[SimNode], None]] = []  # all
         self._paused_until = 0.0
         self._backlog: list[Callable[[], None]] = []
-        self._pending: deque[Job] = deque()
+        self._pending: deque[Waiting] = deque()
         self._turn_asked = False
         self._job: Any = None
         self._buffered = self._syncing = 0
@@ -350,7 +350,7 @@ class SimNode:
         if not replica.can_propose:
             self.guard(lambda: replica.propose(data, done, deadline_s))
             return None
-        self._pending.append((data, done, deadline_s, self.world.now + deadline_s))
+        self._pending.append((data, done, self.world.now + deadline_s))
         self.wake()
         return None
 
@@ -390,7 +390,7 @@ class SimNode:
             return
         self._turn_asked = True
         life = self.incarnation
-        self.world.after(0.0, lambda: self._turn_if_alive(life))
+        self.world.after(self.options.turn_seconds, lambda: self._turn_if_alive(life))
 
     def _turn_if_alive(self, life: int) -> None:
         if life == self.incarnation:
@@ -423,15 +423,15 @@ class SimNode:
             self.wake()
 
     def _pull(self, replica: Replica) -> None:
-        while self._pending and self._pending[0][3] <= self.world.now:
+        while self._pending and self._pending[0][2] <= self.world.now:
             self._pending.popleft()[1](NotProposed("overloaded"))
         while self._pending and (
             not replica.can_propose or self._buffered + self._syncing < UNDURABLE_BATCHES_MAX
         ):
-            data, done, deadline_s, _ = self._pending.popleft()
+            data, done, until = self._pending.popleft()
             if replica.can_propose:
                 self._buffered += 1
-            replica.propose(data, done, deadline_s)
+            replica.propose(data, done, until - self.world.now)
 
     def _begin_sync(self, replica: Replica) -> None:
         if self._job is not None:

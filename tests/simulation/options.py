@@ -42,6 +42,7 @@ class Options:
     duplicate: float
     fault_every: float  # mean seconds between faults
     sync_seconds: float  # typical fdatasync
+    turn_seconds: float  # frames that arrive within it share a turn of the loop
     op_every: float  # mean seconds between client operations
     op_bytes: int
     read_share: float
@@ -76,7 +77,8 @@ def draw(rng: random.Random, nodes: int | None = None) -> Options:
         duplicate=rng.choice((0.0, 0.02, 0.1)),
         fault_every=rng.choice((0.15, 0.4, 1.0, 2.5)),
         sync_seconds=rng.choice((0.0003, 0.002, 0.01, 0.05)),
-        op_every=rng.choice((0.01, 0.02, 0.05, 0.2)),
+        turn_seconds=rng.choice((0.0, 0.001, 0.004)),
+        op_every=rng.choice((0.02, 0.05, 0.2)),
         op_bytes=rng.choice((8, 60, 400, 4000)),
         read_share=rng.choice((0.05, 0.2, 0.5)),
         drift=rng.choice((0.0, 0.001, 0.02)),

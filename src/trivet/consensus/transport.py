@@ -40,7 +40,7 @@ CHECK_SECONDS = 0.1
 USER_TIMEOUT_MS = 1500
 WRITE_BUFFER_BYTES_MAX = 64 * MIB  # more than any window of unacknowledged frames: the peer does not read
 REDIAL_FIRST_SECONDS = 0.05
-REDIAL_LAST_SECONDS = 1.0
+REDIAL_LAST_SECONDS = 0.25  # short: a restarted follower without this link cannot vote for us (R34)
 EMPTY_FRAME = HEADER.pack(0, 0)
 HELLO_BYTES_MAX = 64 * KIB
 

@@ -108,9 +108,8 @@ async def _lease(call: Call, given: s.LeaseIn, names: tuple[str, ...]) -> Reply:
 
 
 def _leased(shown: dict[str, Any], media: str) -> dict[str, Any]:
-    shown.setdefault("headers", {})
-    shown.setdefault("group", None)
-    return render.message(shown, media)
+    # A copy: callers that share a parked poll (a repeat beside its first) share what it shows.
+    return render.message({"headers": {}, "group": None, **shown}, media)
 
 
 # --- settling -----------------------------------------------------------------------------------------

@@ -26,13 +26,14 @@ from trivet.machine import (
     settle,
     transitions,
 )
-from trivet.machine.commands import MACHINE_VERSION, Command, EffectBegin, Request
+from trivet.machine.commands import MACHINE_VERSION, EffectBegin, Request
 from trivet.machine.effects import EntryEffects
 from trivet.machine.order import Fifo, Index, LazyHeap
 from trivet.machine.replies import Answer, EffectState, Leased, Refusal, Reply
 from trivet.machine.state import (
     CURRENT_END,
     CURRENT_WAKE,
+    LEASED,
     WAKE_EFFECT,
     WAKE_GRANT,
     WAKE_KEY,
@@ -421,11 +422,6 @@ class Machine:
         for record in found:
             message = self.messages.get(record.number)
             # Exactly the keys that `keys.finished` has armed: their message ended, or lives elsewhere.
-            if record.final >= 0 or message is None or message.queue is not queue or message.finished_at_ms:
+            if record.final >= 0 or message is None or message.queue is not queue or message.state > LEASED:
                 self.arm(record, record.expires_at_ms, WAKE_KEY)
         return found[-1].number if found else None
-
-
-def handles(command: Command) -> bool:
-    """Whether this machine version knows the command."""
-    return type(command) in HANDLERS

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from trivet.machine import keys, sweeps, transitions
 from trivet.machine.commands import PurgeDead, Redrive
 from trivet.machine.replies import Done, Redriven, Refusal
-from trivet.machine.state import BLOCKED, DEAD, READY, SWEEP_DEAD, Message, Queue, extras_of, is_gone
+from trivet.machine.state import BLOCKED, DEAD, LEASED, READY, SWEEP_DEAD, Message, Queue, extras_of, is_gone
 
 if TYPE_CHECKING:
     from trivet.machine.core import Machine
@@ -103,13 +103,8 @@ def revive(m: Machine, message: Message, to: Queue) -> None:
     if message.draft.group is not None:
         message.group_order = m.new_place()
     # Whoever redrives has decided about failed dependencies; only unfinished ones are waited for again.
-    message.pending = tuple(
-        number
-        for number in dict.fromkeys(extras_of(message.draft).depends_on)
-        if (dependency := m.find(number)) is not None
-        and dependency.state < DEAD
-        and not dependency.finished_at_ms
-    )
+    known = [m.find(number) for number in dict.fromkeys(extras_of(message.draft).depends_on)]
+    message.pending = tuple(other.number for other in known if other is not None and other.state <= LEASED)
     message.state = BLOCKED if message.pending else READY
     transitions.enter(m, message)
     keys.redriven(m, message, origin)

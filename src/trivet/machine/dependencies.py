@@ -36,9 +36,10 @@ def watch(m: Machine, message: Message) -> None:
 
 
 def unwatch(m: Machine, message: Message) -> None:
-    """The message is no longer blocked."""
+    """The message is no longer blocked. It was touched by the caller."""
     for dependency in message.pending:
         _unwatch_one(m, message, dependency)
+    message.pending = ()
 
 
 def _unwatch_one(m: Machine, message: Message, dependency: int) -> None:
@@ -50,9 +51,8 @@ def _unwatch_one(m: Machine, message: Message, dependency: int) -> None:
 
 def ended(m: Machine, number: int, *, failed: bool) -> None:
     """Owe the dependents of `number` the news of its end."""
-    sweep = Sweep(
-        m.new_number(), SWEEP_DEPENDENTS, 0, 0, m.next_number, m.walk_mark, message=number, failed=failed
-    )
+    serial = m.new_number()  # above every message there is: later dependents are not told of this end
+    sweep = Sweep(serial, SWEEP_DEPENDENTS, 0, 0, serial, m.walk_mark, message=number, failed=failed)
     m.resolving.add(sweep.number, sweep)
 
 

@@ -89,6 +89,7 @@ def _wake(m: Machine, message: Message) -> None:
     if is_gone(message):
         sweeps.remove_gone(m, message)
     elif message.state == LEASED:
+        m.touch(message.queue)
         message.queue.totals.lease_expired += 1
         transitions.end_lease(m, message, "expired")
         transitions.fail(m, message, None)

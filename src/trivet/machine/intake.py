@@ -193,8 +193,7 @@ def _oldest(queue: Queue, count: int, size: int) -> list[Message] | None:
     found: list[Message] = []
     while (count > 0 or size > 0) and len(found) < DISPLACE_MAX:
         entry = queue.ages.peek()
-        if entry is None:
-            break
+        assert entry is not None
         message = entry[1]
         found.append(message)
         count -= 1
@@ -247,8 +246,7 @@ def _create(m: Machine, queue: Queue, draft: Draft, acking: dict[int, Message] =
     now = m.clock_ms
     config = queue.config
     number = m.new_number()
-    if queue.mark < m.walk_mark:
-        m.touch(queue)
+    m.touch(queue)
     queue.totals.enqueued += 1
     due_at = draft.deliver_at_ms
     if due_at is None:

@@ -249,7 +249,9 @@ def _end(m: Machine, record: EffectRecord, state: str) -> None:
 
 def is_held(m: Machine, record: EffectRecord) -> bool:
     """Whether the newest grant is live. One bound to a lease is live exactly as long as the lease."""
-    return record.state == GRANTED and (not record.lease_fence or m.live_lease(record.lease_fence) is not None)
+    return record.state == GRANTED and (
+        not record.lease_fence or m.live_lease(record.lease_fence) is not None
+    )
 
 
 def grant_ends_at_ms(m: Machine, record: EffectRecord) -> int:

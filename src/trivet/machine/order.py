@@ -167,16 +167,15 @@ class Index(Generic[R]):
             self._tidy(at)
 
     def _tidy(self, at: int) -> None:
-        """Drop an empty chunk, pack a sparse one."""
-        live = self._lives[at]
-        if live == 0:
+        """Drop a chunk of which little is left, or pack it."""
+        if not self._lives[at]:
             del self._maxes[at], self._numbers[at], self._records[at], self._lives[at]
-        elif live * 4 <= len(self._records[at]):
-            numbers, records = self._numbers[at], self._records[at]
-            kept = [i for i, record in enumerate(records) if record is not None]
-            self._numbers[at] = [numbers[i] for i in kept]
-            self._records[at] = [records[i] for i in kept]
-            self._maxes[at] = self._numbers[at][-1]
+            return
+        numbers, records = self._numbers[at], self._records[at]
+        kept = [i for i, record in enumerate(records) if record is not None]
+        self._numbers[at] = [numbers[i] for i in kept]
+        self._records[at] = [records[i] for i in kept]
+        self._maxes[at] = self._numbers[at][-1]
 
     def after(self, number: int) -> Iterator[R]:
         """The records above `number`, ascending. Do not change the index while iterating."""

@@ -108,17 +108,7 @@ class EffectState(Struct, array_like=True, frozen=True, tag=9):
     repeated: bool = False
 
 
-Reply = (
-    Refusal
-    | Done
-    | QueueSaved
-    | Enqueued
-    | Leased
-    | SettledAll
-    | MessageChanged
-    | Redriven
-    | EffectState
-)
+Reply = Refusal | Done | QueueSaved | Enqueued | Leased | SettledAll | MessageChanged | Redriven | EffectState
 
 
 class Answer(Struct, array_like=True, frozen=True):

@@ -104,7 +104,7 @@ def _ack_one(m: Machine, message: Message, item: AckItem) -> None:
     # A message that leaves at once needs no history: nobody can read it.
     if message.history or transitions.retention_ms(m, message, DONE):
         transitions.end_lease(m, message, "acked")
-    else:
+    elif fence in m.lease_effects:
         ledger.on_lease_ended(m, message)
     transitions.finish(m, message, DONE)
     _remember(m, fence, message, ACKED)
@@ -159,6 +159,7 @@ def nack(m: Machine, command: Nack) -> SettledAll:
 def _nack_one(m: Machine, message: Message, item: NackItem) -> Settled:
     assert message.lease is not None
     fence, marked = message.lease.fence, message.lease.cancelled
+    m.touch(message.queue)
     message.queue.totals.nacked += 1
     transitions.end_lease(m, message, "nacked", None if item.error is None else cut(item.error))
     if item.dead_letter and not marked:
@@ -198,6 +199,7 @@ def release(m: Machine, command: Release) -> SettledAll:
 def _release_one(m: Machine, message: Message) -> Settled:
     assert message.lease is not None
     fence, marked = message.lease.fence, message.lease.cancelled
+    m.touch(message.queue)
     message.queue.totals.released += 1
     transitions.end_lease(m, message, "released")
     message.attempt -= 1

@@ -57,7 +57,7 @@ _SLICE = 64  # records taken from an index at once
 NOTHING_YET = (-1, b"")
 """What `Walk.next` answers when it has only passed over records: there may be more, look at the clock."""
 
-_R = TypeVar("_R", bound=Record)
+_R = TypeVar("_R", Message, KeyRecord, EffectRecord, Sweep)
 
 
 def record_digest(table: int, data: bytes) -> int:

@@ -112,8 +112,7 @@ def remove_gone(m: Machine, message: Message) -> None:
 
 def _remove_waiting(m: Machine, message: Message) -> None:
     m.touch(message)
-    if message.wake_key:
-        m.disarm(message)
+    m.disarm(message)
     if message.state == BLOCKED:
         dependencies.unwatch(m, message)
     group = message.group
@@ -125,8 +124,7 @@ def _remove_waiting(m: Machine, message: Message) -> None:
 
 def _remove_dead(m: Machine, message: Message) -> None:
     m.touch(message)
-    if message.wake_key:
-        m.disarm(message)
+    m.disarm(message)
     message.queue.dead.discard(message.number)
     transitions.forget(m, message)
 

@@ -70,8 +70,9 @@ def move(m: Machine, message: Message, to: int) -> None:
     """One step of the life cycle, with everything that is counted or indexed by state."""
     if not _ALLOWED[message.state][to]:
         check_move(message, to)
-    m.touch(message)
-    m.touch(message.queue)
+    if m.walk_mark:
+        m.touch(message)
+        m.touch(message.queue)
     leave(m, message)
     message.state = to
     enter(m, message)
@@ -252,7 +253,9 @@ def make_waiting(m: Machine, message: Message, due_at_ms: int) -> None:
 
 def start_lease(m: Machine, message: Message, lease: LeaseInfo) -> None:
     """Ready → leased. The attempt counts from here (R20)."""
-    m.touch(message)
+    if m.walk_mark:
+        m.touch(message)
+        m.touch(message.queue)
     message.attempt += 1
     message.lease = lease
     message.queue.totals.leased += 1
@@ -297,16 +300,18 @@ def fail(m: Machine, message: Message, delay: int | None) -> None:
 def retention_ms(m: Machine, message: Message, to: int) -> int:
     """How long the finished message stays readable (R23, R24)."""
     config = message.queue.config
-    extras = extras_of(message.draft)
+    extras = message.draft.extras
     if to == DEAD:
         keep = config.dead_retention_ms
+    elif extras is None or extras.retention_ms is None:
+        keep = config.retention_ms
     else:
-        keep = config.retention_ms if extras.retention_ms is None else extras.retention_ms
+        keep = extras.retention_ms
     if keep < config.result_retention_ms and (
-        extras.run_id is not None
-        or message.result is not None
+        message.result is not None
+        or (extras is not None and extras.run_id is not None)
         or message.number in m.dependents
-        or keys.is_live(m, message)
+        or (message.draft.key is not None and keys.is_live(m, message))
     ):
         return config.result_retention_ms
     return keep
@@ -314,28 +319,31 @@ def retention_ms(m: Machine, message: Message, to: int) -> int:
 
 def finish(m: Machine, message: Message, to: int, *, reason: str | None = None) -> None:
     """To done, dead or cancelled; without anything to keep it for, the message leaves the tables."""
+    check_move(message, to)
     queue = message.queue
-    m.touch(message)
-    m.touch(queue)
-    message.finished_at_ms = m.clock_ms
-    message.dead_reason = reason
-    message.place = m.new_place()
+    number = message.number
+    if m.walk_mark:
+        m.touch(message)
+        m.touch(queue)
     keep = retention_ms(m, message, to)
-    message.due_at_ms = m.clock_ms + keep
     if to == DONE:
         queue.totals.done += 1
     elif to == DEAD:
         queue.totals.died += 1
     else:
         queue.totals.cancelled += 1
-    m.hints.finished.append(message.number)
-    check_move(message, to)
-    if message.number in m.dependents:
-        dependencies.ended(m, message.number, failed=to != DONE)
-    keys.finished(m, message)
+    m.hints.finished.append(number)
+    if number in m.dependents:
+        dependencies.ended(m, number, failed=to != DONE)
+    if message.draft.key is not None:
+        keys.finished(m, message)
     if keep or to == DEAD:
+        message.finished_at_ms = m.clock_ms
+        message.due_at_ms = m.clock_ms + keep
+        message.dead_reason = reason
+        message.place = m.new_place()
         move(m, message, to)
-        if queue.counts[DEAD] > queue.config.max_dead and to == DEAD:
+        if to == DEAD and queue.counts[DEAD] > queue.config.max_dead:
             drop_oldest_dead(m, queue)
     else:
         leave(m, message)
@@ -365,9 +373,10 @@ def forget(m: Machine, message: Message) -> None:
     """The message, in no set any more, leaves the tables."""
     del m.messages[message.number]
     message.queue.index.discard(message.number)
-    for attempt in message.history:
-        if attempt.outcome == "expired":
-            m.expired.pop(attempt.fence, None)
+    if message.history:
+        for attempt in message.history:
+            if attempt.outcome == "expired":
+                m.expired.pop(attempt.fence, None)
     if message.draft.key is not None:
         keys.forgotten(m, message)
 

@@ -207,6 +207,7 @@ def redrive_candidates(
     """Numbers of the dead that `Redrive` would take (a dry run), at most `limit`; and the number to go on
     after, None at the end. The queue must exist."""
     found = m.queues[name]
+    source: Iterator[Message]
     if ids is not None:
         picked = (m.find(number) for number in sorted(set(ids)) if number > after)
         source = (each for each in picked if each is not None and each.queue is found and each.state == DEAD)

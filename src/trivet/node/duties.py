@@ -165,10 +165,16 @@ class Duties:
             self._expire(now)
 
     def take_office(self) -> None:
-        """Called in the turn in which this node becomes able to propose, before anything is stamped."""
+        """Called in the turn in which this node becomes able to propose, before anything is stamped.
+
+        A new cluster's first command is put in line here, ahead of every client's: the tokens that those
+        get are made with the secret in it (R13).
+        """
         self._stamper.take_office(self._machine().clock_ms)
         self._office_since = self._clock.monotonic()
         self._expire_after = 0.0
+        if not self._machine().cluster_id:
+            self._propose_genesis()
 
     # --- commands ---------------------------------------------------------------------------------------
 

@@ -17,7 +17,9 @@ SLOT_BYTES = 4096
 
 
 class HardRecord(msgspec.Struct, array_like=True, frozen=True):
-    """`watermark`: log position known durable (R3). `recovering` doubles the mark file of R6."""
+    """`watermark`: log position known durable (R3). `recovering` doubles the mark file of R6.
+    `first_segment`: segments with a lower number are compacted away, also those a crash has left over:
+    replay may only begin where the header still tells the truth about the log's base."""
 
     node_id: str
     cluster_id: str
@@ -26,6 +28,7 @@ class HardRecord(msgspec.Struct, array_like=True, frozen=True):
     voted_for: str | None = None
     watermark: int = 0
     recovering: bool = False
+    first_segment: int = 0
 
 
 def encode_slot(record: HardRecord) -> bytes:
@@ -70,6 +73,28 @@ def create_slots(disk: Disk, record: HardRecord) -> None:
     """Both slots anew, whole and durable."""
     for name in SLOTS:
         replace_file(disk, name, encode_slot(record))
+
+
+def settle_slots(disk: Disk, record: HardRecord) -> None:
+    """Both slots say `record`, durably. In place, because a full disk must not keep a node from starting;
+    the worse slot first, so that a torn write never leaves two bad ones."""
+    generations: dict[str, int] = {}
+    for name in SLOTS:
+        try:
+            generations[name] = read_slot(disk, name).generation
+        except BadBlock:
+            generations[name] = -1
+    data = encode_slot(record)
+    for name in sorted(SLOTS, key=generations.__getitem__):
+        file = disk.open(name) if disk.exists(name) else None
+        if file is None:
+            replace_file(disk, name, data)
+            continue
+        try:
+            file.write_at(0, data)
+            file.sync()
+        finally:
+            file.close()
 
 
 class HardSlots:

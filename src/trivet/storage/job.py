@@ -77,12 +77,13 @@ class SyncJob:
         segment.file.sync()
 
     def _remove(self) -> None:
-        """Compacted segments, oldest first and one at a time: a crash never leaves a gap between two."""
+        """Compacted segments; the hard state just written names the first that counts, so what a crash
+        leaves over of them is never read again."""
         for segment in self.gone:
             if segment.file is not None:
                 segment.file.close()
             self.disk.unlink(segment.name)
-            self.disk.sync_dir()
         if self.unmark and self.disk.exists(MARK):
             self.disk.unlink(MARK)
+        if self.gone or self.unmark:
             self.disk.sync_dir()

@@ -93,6 +93,8 @@ class Log:
         if index > tables.last_index:
             return
         self._put(RecordKind.TRUNCATE, index, 0, b"")
+        for segment in self.segments:
+            segment.note_truncation(index)
         self._uncache(index)
         tables.truncate_from(index)
         self._cap_durable(index - 1)
@@ -203,11 +205,12 @@ class Log:
         """Moves the base up over whole segments; answers those that may be deleted, oldest first.
 
         A segment may go when the log at the start of the next one ended at or below `index`: what follows
-        there never goes back under it (the snapshot at `index` is committed).
+        there must not have gone back under that end.
         """
         keep = 0
         for number, segment in enumerate(self.segments):
-            if segment.last_index <= index and segment.start <= self.durable_end and segment.file is not None:
+            durable = segment.start <= self.durable_end and segment.file is not None
+            if durable and segment.last_index <= index and not segment.undercut:
                 keep = number
         gone, self.segments = self.segments[:keep], self.segments[keep:]
         if gone:

@@ -49,7 +49,8 @@ def open_directory(disk: Disk, node_id: str, settings: StorageSettings) -> Opene
     snapshots = SnapshotStore(disk)
     snapshots.cluster_id = owner.cluster_id
     snapshots.load()
-    found = recovery.recover_log(disk, node_id, owner.cluster_id, hard.watermark if hard else 0)
+    known = hard or HardRecord(node_id, owner.cluster_id)
+    found = recovery.recover_log(disk, node_id, owner.cluster_id, known.watermark, known.first_segment)
     reasons = _damage(found)
     if hard is None:
         reasons.append(f"both copies of the hard state are unreadable ({'; '.join(wrong)})")
@@ -144,6 +145,8 @@ def _repair(
     for name in disk.names():
         if name.endswith(TEMPORARY) and is_ours(name):
             disk.unlink(name)
+    for name in found.obsolete:
+        disk.unlink(name)
     files.repair(copies)
     for name, _ in snapshots.damaged:
         repair.keep_evidence(disk, name, settings.damaged_files_max)
@@ -159,5 +162,5 @@ def _settle_hard(
     new = msgspec.structs.replace(
         old, generation=old.generation + 1, watermark=min(old.watermark, found.end), recovering=recovering
     )
-    hard_state.create_slots(disk, new)
+    hard_state.settle_slots(disk, new)
     return new

@@ -41,6 +41,27 @@ class Verdict:
     reason: str = ""
 
 
+_ZEROS = bytes(1 << 20)
+
+
+def is_zero(raw: bytes, offset: int) -> bool:
+    """Whether only zeros follow. By memcmp: `strip` takes 1.5 s for a fresh segment of 64 MiB."""
+    while len(raw) - offset >= len(_ZEROS):
+        if not raw.startswith(_ZEROS, offset):
+            return False
+        offset += len(_ZEROS)
+    return raw.endswith(_ZEROS[: max(0, len(raw) - offset)])  # the file may end before `offset`
+
+
+def used_length(raw: bytes) -> int:
+    """The length without the zeros at the end."""
+    end = len(raw)
+    while end >= len(_ZEROS) and raw.endswith(_ZEROS, 0, end):
+        end -= len(_ZEROS)
+    start = max(0, end - len(_ZEROS))
+    return start + len(raw[start:end].rstrip(b"\0"))
+
+
 def scan_segment(raw: bytes, header: SegmentHeader) -> SegmentScan:
     """All that one segment file says."""
     records: list[Record] = []
@@ -51,7 +72,7 @@ def scan_segment(raw: bytes, header: SegmentHeader) -> SegmentScan:
             break
         records.append(record)
         offset, position, chain = offset + record.end - position, record.end, record.chain
-    tail_is_zero = not raw[offset:].strip(b"\0")
+    tail_is_zero = is_zero(raw, offset)
     beyond = [] if tail_is_zero else list(_find_headers(raw, offset, header))
     return SegmentScan(records, position, chain, tail_is_zero, beyond)
 
@@ -89,6 +110,7 @@ def judge(end: int, unused_behind: bool, proof: int, watermark: int) -> Verdict:
 @dataclass(slots=True)
 class RecoveredLog:
     """`segments`: those that hold the chain, not opened. `behind`: files behind it, in order.
+    `obsolete`: compacted files that a crash has left over.
     `last_file`: where the chain ends. `reset_position`: of the last RESET, or -1.
     `proven`: the position up to which the chain itself says that it was synced."""
 
@@ -98,6 +120,7 @@ class RecoveredLog:
     chain: int
     verdict: Verdict
     behind: list[str] = field(default_factory=list)
+    obsolete: list[str] = field(default_factory=list)
     last_file: str | None = None
     max_term: int = 0
     sequence: int = 0
@@ -113,13 +136,19 @@ def read_whole(disk: Disk, name: str) -> bytes:
         file.close()
 
 
-def recover_log(disk: Disk, node_id: str, cluster_id: str, watermark: int) -> RecoveredLog:
-    """Reads all segments, changes nothing. Raises `StorageRefused` for newer or foreign segments."""
-    found = RecoveredLog(Tables(), [], 0, 0, Verdict("clean", 0))
+def recover_log(
+    disk: Disk, node_id: str, cluster_id: str, watermark: int, first_segment: int = 0
+) -> RecoveredLog:
+    """Reads all segments from `first_segment` on, changes nothing. Raises `StorageRefused` for newer or
+    foreign segments."""
+    found = RecoveredLog(Tables(), [], 0, 0, Verdict("clean", 0), sequence=first_segment)
     broken = False  # from the first bad position on, files only serve as proofs
     unused = True
     proof = 0
     for sequence, name in segment_names(disk):
+        if sequence < first_segment:
+            found.obsolete.append(name)
+            continue
         found.sequence = sequence
         raw = read_whole(disk, name)
         try:
@@ -128,7 +157,7 @@ def recover_log(disk: Disk, node_id: str, cluster_id: str, watermark: int) -> Re
             # The header was synced before the first record was written: content means it was in use.
             broken, unused = True, False
             found.behind.append(name)
-            if raw[HEADER_BYTES:].strip(b"\0"):
+            if not is_zero(raw, HEADER_BYTES):
                 proof = PROVEN
             continue
         _check_owner(header, name, node_id, cluster_id)
@@ -176,6 +205,9 @@ def _take(found: RecoveredLog, header: SegmentHeader, name: str, size: int, scan
         found.proven = max(found.proven, record.synced_to)
         if record.kind == RecordKind.RESET:
             found.reset_position = record.position
+        elif record.kind == RecordKind.TRUNCATE:
+            for earlier in found.segments:
+                earlier.note_truncation(record.index)
         found.end, found.chain = record.end, record.chain
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from trivet.storage.errors import StorageRefused
 from trivet.storage.port import Disk
-from trivet.storage.recovery import RecoveredLog, read_whole
+from trivet.storage.recovery import RecoveredLog, read_whole, used_length
 from trivet.storage.segment import Segment
 
 EVIDENCE = ".damaged"
@@ -18,7 +19,7 @@ def keep_evidence(disk: Disk, name: str, limit: int) -> None:
 
 
 def copy_evidence(disk: Disk, name: str, limit: int) -> None:
-    """Copies a damaged file of which a part is still needed."""
+    """Copies a damaged file of which a part is still needed. Raises `StorageRefused` without space."""
     target = _evidence_name(disk, name, limit)
     file = disk.create(target)
     source = disk.open(name)
@@ -26,6 +27,12 @@ def copy_evidence(disk: Disk, name: str, limit: int) -> None:
         for offset in range(0, source.size, _CHUNK):
             file.write_at(offset, source.read_at(offset, _CHUNK))
         file.sync()
+    except OSError as error:
+        disk.unlink(target)
+        raise StorageRefused(
+            f"{name} is damaged and cannot be copied to {target} as evidence ({error}): nothing was cut; "
+            f"make room for {source.size} bytes and start again"
+        ) from error
     finally:
         source.close()
         file.close()
@@ -69,7 +76,7 @@ def _zero_from(disk: Disk, found: RecoveredLog, dry: bool) -> bool:
     anything else."""
     assert found.last_file is not None
     start = found.segments[-1].offset_of(found.end)
-    used = len(read_whole(disk, found.last_file).rstrip(b"\0"))
+    used = used_length(read_whole(disk, found.last_file))
     if used <= start or dry:
         return used > start
     file = disk.open(found.last_file)

@@ -27,7 +27,7 @@ from trivet.storage.records import (
     payload_of,
     record_bytes,
 )
-from trivet.storage.recovery import read_whole
+from trivet.storage.recovery import is_zero, read_whole
 from trivet.storage.repair import EVIDENCE
 from trivet.storage.segment import HEADER_BYTES, PREFIX, decode_header
 from trivet.storage.settings import StorageSettings
@@ -190,10 +190,10 @@ def _read_segment(copy: Copy, name: str) -> None:
         header = decode_header(raw, name)
         salt, start, last = header.salt, header.start, (header.last_index, header.last_term)
     except BadBlock as error:
-        if raw[HEADER_BYTES:].strip(b"\0"):
+        if not is_zero(raw, HEADER_BYTES):
             copy.problems.append(str(error))
         salt, start, last = None, None, None
-    expected: int | None = HEADER_BYTES
+    expected = HEADER_BYTES
     for record in _valid_records(raw, start, salt):
         if record.offset != expected:
             copy.problems.append(f"{name} is unreadable from byte {expected} to {record.offset}")
@@ -210,7 +210,7 @@ def _read_segment(copy: Copy, name: str) -> None:
             last = (record.index, record.term)
         else:
             last = None  # the entry before is known from where it was appended, or not at all
-    if raw[expected:].strip(b"\0"):
+    if not is_zero(raw, expected):
         copy.problems.append(f"{name} is unreadable from byte {expected} on")
 
 

@@ -30,7 +30,7 @@ class SegmentHeader(msgspec.Struct, array_like=True, frozen=True):
 class Segment:
     """One segment in memory. `file` is None until a sync job has created it."""
 
-    __slots__ = ("capacity", "file", "header", "last_index", "last_term", "sequence", "start")
+    __slots__ = ("capacity", "file", "header", "last_index", "last_term", "sequence", "start", "undercut")
 
     def __init__(self, sequence: int, start: int, last_index: int, last_term: int, capacity: int) -> None:
         self.sequence = sequence
@@ -40,6 +40,13 @@ class Segment:
         self.capacity = capacity
         self.header: SegmentHeader | None = None
         self.file: File | None = None
+        self.undercut = False
+
+    def note_truncation(self, index: int) -> None:
+        """Entries that the log had when the segment began were replaced since: it cannot be the first one,
+        because its `last_index`, `last_term` would not be those of the log's base."""
+        if self.last_index >= index:
+            self.undercut = True
 
     @property
     def name(self) -> str:

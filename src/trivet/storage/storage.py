@@ -207,7 +207,10 @@ class Storage:
     def compact(self, index: int) -> None:
         """Whole segments at or below `index` are forgotten now and deleted with the next sync; the log
         since the older of the two snapshots stays (R7)."""
-        self._gone += self._log.compact(min(index, self.snapshots.older_index))
+        gone = self._log.compact(min(index, self.snapshots.older_index))
+        if gone:
+            self._gone += gone
+            self._change_hard(first_segment=gone[-1].sequence + 1)
 
     # --- durability -----------------------------------------------------------------------------------------------
     @property

@@ -179,7 +179,13 @@ class Lab:
     """`net` holds messages in order; `block` has directed links that carry nothing; `tamper` may change or drop."""
 
     def __init__(
-        self, names: str = "abc", seed: int = 1, segment_bytes: int = 1 << 16, identity: bool = True, **settings: Any
+        self,
+        names: str = "abc",
+        seed: int = 1,
+        segment_bytes: int = 1 << 16,
+        identity: bool = True,
+        down: str = "",
+        **settings: Any,
     ) -> None:
         self.names = list(names)
         self.seed = seed
@@ -193,7 +199,8 @@ class Lab:
         self.tamper: Callable[[str, str, Message], Message | None] | None = None
         self.nodes = {name: LabNode(self, name) for name in self.names}
         for node in self.nodes.values():
-            node.start(identity)
+            if node.name not in down:
+                node.start(identity)
         self.connect_all()
 
     def __getitem__(self, name: str) -> LabNode:
@@ -238,7 +245,10 @@ class Lab:
         self.connect_all()
 
     def deliver(self) -> None:
-        while self.net:
+        """One hop: what is sent meanwhile waits for the next call."""
+        for _ in range(len(self.net)):
+            if not self.net:
+                return
             sender, receiver, frame = self.net.popleft()
             if (sender, receiver) in self.block or not self[receiver].alive:
                 continue

@@ -140,7 +140,9 @@ def dump(m: Machine) -> dict[str, list[Any]]:
         "messages": [_again(m.messages[n].to_data(), MessageData) for n in sorted(m.messages)],
         "keys": [_again(r.to_data(), KeyData) for queue in queues for r in queue.key_index.after(0)],
         "effects": [_again(r.to_data(), EffectData) for r in m.effect_index.after(0)],
-        "sweeps": [_again(s.to_data(), SweepData) for table in (m.sweeps, m.resolving) for s in table.after(0)],
+        "sweeps": [
+            _again(s.to_data(), SweepData) for table in (m.sweeps, m.resolving) for s in table.after(0)
+        ],
         "replies": [_again(r, StoredReply) for r in m.replies],
         "settled": [_again(r, SettledToken) for r in m.settled],
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.unit.machine.kit import START_MS, Kit, code, token
 from trivet.limits import ATTEMPTS_KEPT, ERROR_BYTES_MAX, SETTLE_WINDOW_MS
 from trivet.machine import commands as c
@@ -167,7 +169,9 @@ def test_r14_the_same_token_and_verb_repeats_another_verb_is_stale() -> None:
         True,
     )
     assert [(r.status, r.repeated) for r in kit.release(released)] == [("released", True)]
-    assert kit.nack(acked)[0].status == kit.ack(nacked)[0].status == kit.ack(released)[0].status == "stale_lease"
+    assert (
+        kit.nack(acked)[0].status == kit.ack(nacked)[0].status == kit.ack(released)[0].status == "stale_lease"
+    )
     assert kit(c.Ack((c.AckItem(Token(acked.fence, b"x" * 16)),))).results[0].status == "not_found"
 
 
@@ -191,7 +195,7 @@ def test_r14_settled_tokens_are_thrown_away_when_idle() -> None:
     assert len(kit.m.settled) == 0 and kit.m.next_deadline_ms() is None
 
 
-def test_r14_the_cap_forgets_the_oldest_and_counts_it(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_r14_the_cap_forgets_the_oldest_and_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trivet.machine.settle.SETTLED_TOKENS_MAX", 2)
     kit = make()
     kit.put("a", "b", "c")
@@ -199,6 +203,18 @@ def test_r14_the_cap_forgets_the_oldest_and_counts_it(monkeypatch) -> None:  # t
     kit.ack(*grants)
     assert kit.m.settled_forgotten == 1
     assert [r.status for r in kit.ack(*grants)] == ["not_found", "acked", "acked"]
+
+
+def test_r14_at_the_cap_expired_ones_go_uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trivet.machine.settle.SETTLED_TOKENS_MAX", 2)
+    kit = make(lease_ms=10 * SETTLE_WINDOW_MS)
+    kit.put(*"abcdef")
+    grants = kit.lease(6)
+    monkeypatch.setattr("trivet.machine.core.Machine.trim_settled", lambda self, most: 0)
+    kit.ack(*grants[:2])
+    kit.now += SETTLE_WINDOW_MS
+    kit.ack(*grants[2:4])
+    assert kit.m.settled_forgotten == 0 and len(kit.m.settled) == 2
 
 
 def test_the_same_token_twice_in_one_request_repeats() -> None:
@@ -274,7 +290,10 @@ def test_r20_attempts_count_at_the_lease_and_the_limit_when_one_fails() -> None:
     assert (answer.status, answer.state) == ("dead", "dead")
     message = kit.m.messages[number]
     assert message.dead_reason == "max_attempts"
-    assert [(a.attempt, a.outcome, a.error) for a in message.history] == [(1, "nacked", None), (2, "nacked", "boom")]
+    assert [(a.attempt, a.outcome, a.error) for a in message.history] == [
+        (1, "nacked", None),
+        (2, "nacked", "boom"),
+    ]
 
 
 def test_r20_zero_means_no_limit_and_a_message_may_have_its_own() -> None:
@@ -368,7 +387,7 @@ def test_r19_past_its_ttl_a_message_is_dead_and_never_delivered() -> None:
     assert kit.m.messages[b].dead_reason == "expired"
 
 
-def test_overdue_messages_met_by_a_lease_are_bounded(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_overdue_messages_met_by_a_lease_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trivet.machine.delivery.EXPIRE_BATCH_MAX", 2)
     kit = make()
     kit.put(*[Draft(ttl_ms=10) for _ in range(5)])

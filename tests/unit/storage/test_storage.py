@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import random
 
 import pytest
 
-from tests.simulation.disk import SimDisk
+from tests.simulation.disk import SimCrash, SimDisk
 from tests.unit.storage.support import IDENTITY, SMALL, Expected, FakeClock, Watched
 from trivet.storage import blocks
 from trivet.storage.blocks import BlockKind, encode_block
@@ -177,6 +178,7 @@ def test_one_write_call_for_all_records_of_a_job() -> None:
     disk, _, storage = fresh()
     storage.append(1, 1, b"")
     sync(storage)
+    sync(storage)  # the watermark of the new segment
     for index in range(2, 8):
         storage.append(index, 1, b"x" * 10)
     job = storage.begin_sync()
@@ -254,9 +256,33 @@ def test_compaction_keeps_the_log_since_the_older_snapshot() -> None:
     assert (again.base_index, again.base_term, again.last_index) == (base, 1, 40)
 
 
+def test_a_segment_whose_start_was_undercut_cannot_be_the_first() -> None:
+    """It begins behind entries of term 1 that a truncation in it replaced: its header's base is wrong."""
+    for crash_point in range(1, 12):
+        disk, _, storage = fresh()
+        for index in range(1, 9):
+            storage.append(index, 1, bytes(1800))  # one a segment
+            sync(storage)
+        storage.truncate_from(3)  # the rest of segment 8, whose header says 7
+        for index in range(3, 14):
+            storage.append(index, 2, bytes(1800))
+            sync(storage)
+        snapshot(storage, 5, 2)
+        snapshot(storage, 12, 2)
+        storage.compact(12)
+        assert storage.base_index == 5 and storage.base_term == 2, "not inside 3..7 of term 1"
+        disk.crash_at(crash_point)
+        with contextlib.suppress(SimCrash):
+            sync(storage)
+        disk.crash()
+        again = Storage.open(disk, "n1", FakeClock(), SMALL)
+        assert (again.recovering, again.last_index) == (None, 13), crash_point
+        assert again.base_index in (0, 5) and again.term_at(6) == 2
+
+
 def test_compaction_after_a_reset_keeps_the_base_of_the_reset() -> None:
     """The segment's header still tells of the longer log before the RESET."""
-    disk, _, storage = fresh()
+    _, _, storage = fresh()
     for index in range(1, 41):
         storage.append(index, 1, bytes(400))
         sync(storage)
@@ -453,7 +479,7 @@ def test_foreign_directories_are_refused() -> None:
             Storage.open(mixed, "n1", FakeClock(), SMALL)
 
 
-@pytest.mark.parametrize("kind", [k for k in BlockKind])
+@pytest.mark.parametrize("kind", list(BlockKind))
 def test_a_newer_format_is_refused_naming_both(kind: BlockKind, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as newer:
         newer.setitem(blocks.FORMATS, kind, 2)
@@ -533,18 +559,39 @@ def test_segments_and_snapshots_with_unreadable_contents_behind_a_good_checksum(
     assert again.snapshots.latest is None
 
 
-def test_evidence_without_space_still_opens() -> None:
+def test_damage_on_a_full_disk_waits_for_space_and_cuts_nothing() -> None:
     disk, _, storage = fresh()
     for index in range(1, 12):
         storage.append(index, 1, bytes(300))
         sync(storage)
     storage.close()
     disk.kill()
-    disk.flip(segment_names(disk)[0][1], HEADER_BYTES + 500)
-    disk.capacity = disk.used_bytes() + 3 * 4096
+    name = segment_names(disk)[0][1]
+    disk.flip(name, HEADER_BYTES + 500)
+    before = disk.open(name).read_at(0, 1 << 20)
+    disk.capacity = disk.used_bytes() + 2000
+    for _ in range(2):
+        with pytest.raises(StorageRefused, match="make room for 6144 bytes"):
+            Storage.open(disk, "n1", FakeClock(), SMALL)
+        assert disk.open(name).read_at(0, 1 << 20) == before
+        disk.kill()
+    disk.capacity = None
     again = Storage.open(disk, "n1", FakeClock(), SMALL)
     assert again.recovering is not None
     assert any(name.endswith(".damaged") for name in disk.names())
+
+
+def test_a_whole_directory_opens_on_a_full_disk() -> None:
+    disk, _, storage = fresh()
+    storage.append(1, 1, b"x")
+    storage.set_vote(1, "n1")
+    storage.close()
+    disk.crash()
+    disk.capacity = disk.used_bytes()
+    again = Storage.open(disk, "n1", FakeClock(), SMALL)
+    assert (again.last_index, again.term, again.recovering) == (1, 1, None)
+    again.set_vote(2, "n2")
+    sync(again)
 
 
 def test_watched_model_runs_without_faults() -> None:

@@ -42,7 +42,9 @@ REQUESTS = (
             "orders",
             (
                 Draft(b"\x00\xff", 1, "image/png", {"a": "b", "ä": "☃"}, -5, key="k", ttl_ms=3),
-                Draft(extras=Extras(run_id="r", backoff=Backoff("list", delays_ms=(1, 2)), depends_on=(3, 4))),
+                Draft(
+                    extras=Extras(run_id="r", backoff=Backoff("list", delays_ms=(1, 2)), depends_on=(3, 4))
+                ),
             ),
         ),
         "request-1",

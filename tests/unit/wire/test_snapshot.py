@@ -225,7 +225,9 @@ def blocks() -> Iterator[tuple[bytes, str]]:
     yield start.pack(b"TRIVWHAT", 1, 10) + bytes(14), "not a snapshot"
 
 
-@pytest.mark.parametrize(("data", "reason"), list(blocks()), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("data", "reason"), list(blocks()), ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_forged_bytes(data: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         read(data)
