@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -97,7 +98,7 @@ async def one(cluster: LocalCluster, writer: Writer, number: int) -> Kill:
     async with asyncio.timeout(30):
         done_s = await writer.first_begun_after(killed_s)
     ends = [end_s for _, end_s in writer.writes if end_s > killed_s - 1]
-    silence_s = max(after - before for before, after in zip(ends, ends[1:], strict=False))
+    silence_s = max(after - before for before, after in pairwise(ends))
     kill = Kill(
         number, leader.id, at_ms, done_s - killed_s, silence_s, writer.client.stats.attempts - attempts
     )

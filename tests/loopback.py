@@ -37,7 +37,9 @@ class LoopClock:
 class Loopback:
     """`Consensus` and `Host` at once. Roles, holds and failures are set by the test."""
 
-    def __init__(self, node_id: str = "n1", *, auto_create_queues: bool = True, parked_max: int = 10_000) -> None:
+    def __init__(
+        self, node_id: str = "n1", *, auto_create_queues: bool = True, parked_max: int = 10_000
+    ) -> None:
         self.node_id = node_id
         self.clock = LoopClock()
         self.role = "leader"

@@ -2,7 +2,7 @@
 
 Sources, weakest first: defaults < TOML file < environment (`TRIVET__SECTION__KEY`) < flags
 (`section.key=value`). All problems are reported at once, each with its key and its limit. Nothing here
-reads the environment or a file by itself except `load_file`.
+reads the environment by itself.
 
 R36: until authentication exists, addresses beyond loopback are refused.
 """
@@ -65,15 +65,12 @@ class Setting(NamedTuple):
     help: str
 
 
-def _setting(
-    default: Any,
-    help: str,
-    *,
-    low: int | None = None,
-    high: int | None = None,
-    choices: tuple[str, ...] | None = None,
-) -> Any:
-    return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
+def _setting(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
+    return field(default=default, metadata={"help": help, "low": None, "high": None, "choices": choices})
+
+
+def _number(default: int, low: int, high: int, help: str) -> Any:
+    return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": None})
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +85,7 @@ class ClusterSection:
         (), 'All members as "id=host:port" Raft addresses, this node included. Empty: a single node.'
     )
     bootstrap: bool = _setting(
-        False,
-        "Allow the birth of the cluster when every member's directory is empty. A single node needs it too.",
+        False, "Let the cluster be born when all members' directories are empty. A single node needs it too."
     )
 
 
@@ -97,79 +93,52 @@ class ClusterSection:
 class ApiSection:
     listen: str = _setting("127.0.0.1:7480", "Address of the HTTP API. Loopback only for now (R36).")
     advertise_url: str = _setting(
-        "", "URL under which clients reach this node; empty: http:// and `api.listen`."
+        "", "URL by which clients reach this node; empty: http:// and `api.listen`."
     )
-    follower_mode: str = _setting(
-        "redirect", "What a follower does with a write.", choices=("redirect", "forward")
-    )
-    election_wait_ms: int = _setting(
-        5 * SECOND_MS, "How long a request waits for a leader before 503.", low=0, high=MINUTE_MS
-    )
+    follower_mode: str = _setting("redirect", "What a follower does with a write.", ("redirect", "forward"))
+    election_wait_ms: int = _number(5 * SECOND_MS, 0, MINUTE_MS, "How long a request waits for a leader.")
     auto_create_queues: bool = _setting(True, "Whether the first enqueue makes a queue that does not exist.")
-    drain_ms: int = _setting(
-        10 * SECOND_MS,
-        "How long a stop waits for requests in flight and for the hand-over.",
-        low=0,
-        high=10 * MINUTE_MS,
-    )
+    drain_ms: int = _number(10 * SECOND_MS, 0, 10 * MINUTE_MS, "How long a stop may take.")
 
 
 @dataclass(frozen=True, slots=True)
 class RaftSection:
     listen: str = _setting("", "Address for peers; empty: this node's own entry of `cluster.members`.")
-    heartbeat_ms: int = _setting(
-        100, "Pause between two heartbeats of the leader.", low=10, high=5 * SECOND_MS
-    )
-    election_min_ms: int = _setting(
-        500, "Shortest silence of the leader after which a follower stands.", low=50, high=MINUTE_MS
-    )
-    election_max_ms: int = _setting(
-        1000, "Longest silence of the leader after which a follower stands.", low=60, high=2 * MINUTE_MS
-    )
+    heartbeat_ms: int = _number(100, 10, 5 * SECOND_MS, "Pause between two heartbeats of the leader.")
+    election_min_ms: int = _number(500, 50, MINUTE_MS, "Silence after which a follower may stand.")
+    election_max_ms: int = _number(1000, 60, 2 * MINUTE_MS, "Silence after which it surely stands.")
 
 
 @dataclass(frozen=True, slots=True)
 class StorageSection:
-    segment_bytes: int = _setting(
-        64 * MIB, "Size of a log segment, reserved when it is made.", low=1 * MIB, high=4 * GIB
-    )
-    snapshot_entries: int = _setting(
-        100_000, "A snapshot is taken after this many log entries.", low=100, high=100_000_000
-    )
-    snapshot_bytes: int = _setting(
-        256 * MIB, "… or after this many bytes of log.", low=1 * MIB, high=1024 * GIB
-    )
-    disk_reserve_bytes: int = _setting(
+    segment_bytes: int = _number(64 * MIB, MIB, 4 * GIB, "Size of a log segment, reserved at once.")
+    snapshot_entries: int = _number(100_000, 100, 100_000_000, "Log entries between snapshots …")
+    snapshot_bytes: int = _number(256 * MIB, MIB, 1024 * GIB, "… or bytes of log, whichever comes first.")
+    disk_reserve_bytes: int = _number(
         256 * MIB,
-        "Below this free space plus twice the last snapshot, enqueues get 507 `disk_full` (R10).",
-        low=16 * MIB,
-        high=1024 * GIB,
+        16 * MIB,
+        1024 * GIB,
+        "With less free space than this plus twice the last snapshot, enqueues get 507 `disk_full` (R10).",
     )
-    disk_floor_bytes: int = _setting(
-        64 * MIB, "Below this free space nothing at all is proposed (R10).", low=1 * MIB, high=1024 * GIB
-    )
+    disk_floor_bytes: int = _number(64 * MIB, MIB, 1024 * GIB, "With less free space nothing is proposed.")
 
 
 @dataclass(frozen=True, slots=True)
 class MemorySection:
-    limit_bytes: int = _setting(
+    limit_bytes: int = _number(
         0,
+        0,
+        16 * 1024 * GIB,
         "Memory this node may use; above 80 % of it enqueues get 429 `memory_pressure`. "
         "0: the cgroup's limit, else the machine's memory.",
-        low=0,
-        high=16 * 1024 * GIB,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class LogSection:
-    level: str = _setting(
-        "info", "Least serious event that is logged.", choices=("debug", "info", "warning", "error")
-    )
+    level: str = _setting("info", "Least serious event logged.", ("debug", "info", "warning", "error"))
     format: str = _setting(
-        "auto",
-        "json: one line each; human: for reading; auto: human on a terminal.",
-        choices=("auto", "json", "human"),
+        "auto", "json: a line each; human: for reading; auto: human on a terminal.", ("auto", "json", "human")
     )
 
 
@@ -510,8 +479,7 @@ def _url_problems(url: str) -> Iterator[str]:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
-        good = False
-        parts = urlsplit("")
+        parts, good = urlsplit(""), False
     if not good:
         yield f'api.advertise_url: "{url}" is not http://host:port'
     elif parts.query or parts.fragment or parts.path not in ("", "/") or parts.username:

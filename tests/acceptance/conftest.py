@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from trivet.cli.local import free_base_port
+from trivet.cli.main import main
 
 TRIVET = (sys.executable, "-m", "trivet")
 
@@ -74,15 +76,39 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.stdout.close()
 
 
-@pytest.fixture
-def trivet() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs `trivet …` and answers what it said and its exit code."""
+@dataclass
+class Said:
+    """What a command printed, and its exit code."""
 
-    def run(*arguments: str, nodes: str | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Said]
+
+
+@pytest.fixture
+def trivet() -> Run:
+    """Runs `trivet …` inside this process: the same code without a second's start-up each."""
+
+    def run(*arguments: str, nodes: str | None = None, stdin: str = "") -> Said:
+        ended = CliRunner().invoke(main, arguments, input=stdin, env={"TRIVET_NODES": nodes})
+        assert ended.exception is None or isinstance(ended.exception, SystemExit), ended.exception
+        return Said(ended.exit_code, ended.stdout, ended.stderr)
+
+    return run
+
+
+@pytest.fixture
+def shell() -> Run:
+    """Runs `python -m trivet …` as a shell would."""
+
+    def run(*arguments: str, nodes: str | None = None, stdin: str = "") -> Said:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TRIVET")}
         if nodes is not None:
             environment["TRIVET_NODES"] = nodes
-        return subprocess.run(
+        ended = subprocess.run(
             [*TRIVET, *arguments],
             capture_output=True,
             text=True,
@@ -91,6 +117,7 @@ def trivet() -> Callable[..., subprocess.CompletedProcess[str]]:
             timeout=60,
             check=False,
         )
+        return Said(ended.returncode, ended.stdout, ended.stderr)
 
     return run
 

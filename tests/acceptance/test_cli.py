@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import Start
+from tests.acceptance.conftest import Run, Said, Start
 from trivet.cli.local import free_base_port
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
 
-
-def said(run: subprocess.CompletedProcess[str]) -> dict[str, object]:
+def said(run: Said) -> dict[str, object]:
     assert run.returncode == 0, run.stderr
     answer: dict[str, object] = json.loads(run.stdout)
     return answer
@@ -24,7 +20,7 @@ def said(run: subprocess.CompletedProcess[str]) -> dict[str, object]:
 def test_a_message_from_the_first_command_to_the_last(dev: Start, trivet: Run) -> None:
     nodes = dev(nodes=1).apis
 
-    def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, stdin: str = "") -> Said:
         return trivet(*arguments, nodes=nodes, stdin=stdin)
 
     created = run(
@@ -59,6 +55,34 @@ def test_a_message_from_the_first_command_to_the_last(dev: Start, trivet: Run) -
     status = run("cluster", "status")
     assert status.returncode == 0 and "n1" in status.stdout and "leader" in status.stdout
     assert trivet("health", "--url", nodes).returncode == 0
+
+
+def test_recover_makes_a_new_cluster_of_what_is_left(dev: Start, trivet: Run, tmp_path: Path) -> None:
+    old = dev(nodes=1)
+    for n in range(3):
+        assert trivet("enqueue", "mail", str(n), nodes=old.apis).returncode == 0
+    data = str(old.data / "n1")
+    locked = trivet("recover", "--inspect", data)
+    assert locked.returncode == 1 and "error" in locked.stderr, "a running node's directory is locked"
+    assert old.end() == 0
+    looked = trivet("recover", "--inspect", data)
+    assert looked.returncode == 0 and "recoverable" in looked.stdout
+    assert trivet("recover", "--from", data, "--to", f"n1={tmp_path}/x").returncode == 2, "loss not accepted"
+    home = tmp_path / "new"
+    made = trivet("recover", "--from", data, "--to", f"n1={home / 'n1'}", "--accept-loss")
+    assert made.returncode == 0 and "new cluster" in made.stdout, made.stderr
+    new = dev(nodes=1, data=home)
+    assert said(trivet("queue", "show", "mail", "-o", "json", nodes=new.apis))["ready"] == 3
+    assert said(trivet("lease", "mail", "-o", "json", nodes=new.apis))["messages"]
+    assert said(trivet("enqueue", "mail", "x", "-o", "json", nodes=new.apis))["state"] == "ready"
+
+
+def test_a_shell_sees_output_errors_and_exit_codes(dev: Start, shell: Run) -> None:
+    nodes = dev(nodes=1).apis
+    piped = shell("enqueue", "mail", "-", "-o", "json", nodes=nodes, stdin='{"to": "ada"}')
+    assert piped.returncode == 0 and json.loads(piped.stdout)["state"] == "ready" and not piped.stderr
+    refused = shell("queue", "show", "nothing", nodes=nodes)
+    assert refused.returncode == 1 and not refused.stdout and "queue_not_found" in refused.stderr
 
 
 def test_nobody_there_is_exit_3(trivet: Run) -> None:

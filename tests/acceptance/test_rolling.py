@@ -30,6 +30,7 @@ def test_a_rolling_restart_under_load_loses_and_fails_nothing(tmp_path: Path) ->
         try:
             await cluster.wait_for_leader()
             async with Client(cluster.apis, retry=RetryPolicy(total_s=30)) as client:
+                await client.put_queue("work")
                 stop = asyncio.Event()
                 worker = Worker(client, "work", handle, wait_ms=1000)
                 working = asyncio.create_task(worker.run())
@@ -42,7 +43,7 @@ def test_a_rolling_restart_under_load_loses_and_fails_nothing(tmp_path: Path) ->
                 stop.set()
                 count = await producing
                 async with asyncio.timeout(20):
-                    while (await client.queue("work"))["ready"] or len(set(done)) < count:
+                    while len(set(done)) < count:  # noqa: ASYNC110 - a list has no event
                         await asyncio.sleep(0.05)
                 await worker.stop()
                 await working

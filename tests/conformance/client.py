@@ -164,15 +164,15 @@ class Queue:
         return found[0]
 
     def ack(self, token: str, **more: Any) -> dict[str, Any]:
-        found: dict[str, Any] = self.api.post(
-            "/v1/ack", {"acks": [{"lease_token": token, **more}]}
-        ).ok()["results"][0]
+        found: dict[str, Any] = self.api.post("/v1/ack", {"acks": [{"lease_token": token, **more}]}).ok()[
+            "results"
+        ][0]
         return found
 
     def nack(self, token: str, **more: Any) -> dict[str, Any]:
-        found: dict[str, Any] = self.api.post(
-            "/v1/nack", {"nacks": [{"lease_token": token, **more}]}
-        ).ok()["results"][0]
+        found: dict[str, Any] = self.api.post("/v1/nack", {"nacks": [{"lease_token": token, **more}]}).ok()[
+            "results"
+        ][0]
         return found
 
     def extend(self, token: str, **more: Any) -> dict[str, Any]:

@@ -84,7 +84,10 @@ def api() -> Iterator[Api]:
     if given:
         yield Api(given.split(","))
         return
-    with tempfile.TemporaryDirectory(prefix="trivet-conformance-") as data_dir, NodeInThread(data_dir) as node:
+    with (
+        tempfile.TemporaryDirectory(prefix="trivet-conformance-") as data_dir,
+        NodeInThread(data_dir) as node,
+    ):
         yield Api([node.url])
 
 

@@ -62,7 +62,9 @@ def test_dry_run_changes_nothing(api: Api, q: Queue) -> None:
 def test_redrive_to_another_queue(api: Api, q: Queue, name: str) -> None:
     killed = q.kill()
     for dry_run in (True, False):
-        api.post(q.path + "/dead/redrive", {"to": name, "dry_run": dry_run}).refused(404, "queue_not_found", "/to")
+        api.post(q.path + "/dead/redrive", {"to": name, "dry_run": dry_run}).refused(
+            404, "queue_not_found", "/to"
+        )
     api.put(f"/v1/queues/{name}", {}).ok(201)
     assert api.post(q.path + "/dead/redrive", {"to": name}).ok()["ids"] == [killed]
     assert Queue(api, name).take()["id"] == killed

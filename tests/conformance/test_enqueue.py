@@ -177,9 +177,9 @@ def test_the_same_key_with_another_body_conflicts(api: Api, q: Queue) -> None:
 
 
 def test_the_first_of_equal_keys_in_a_batch_wins(api: Api, q: Queue) -> None:
-    told = api.post(
-        q.path + "/messages", {"messages": [{"body": 1, "idempotency_key": "k"}] * 2}
-    ).ok(201)["messages"]
+    told = api.post(q.path + "/messages", {"messages": [{"body": 1, "idempotency_key": "k"}] * 2}).ok(201)[
+        "messages"
+    ]
     assert told[0]["id"] == told[1]["id"]
     assert [one["duplicate"] for one in told] == [False, True]
 

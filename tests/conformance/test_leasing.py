@@ -48,7 +48,11 @@ def test_leasing_from_no_queue(api: Api, name: str) -> None:
 
 def test_the_length_is_the_requests_else_the_messages_else_the_queues(api: Api, q: Queue) -> None:
     q.put(lease_ms=11_000).ok()
-    for ask, given, length in (({"lease_ms": 7000}, {"lease_ms": 9000}, 7000), ({}, {"lease_ms": 9000}, 9000), ({}, {}, 11_000)):
+    for ask, given, length in (
+        ({"lease_ms": 7000}, {"lease_ms": 9000}, 7000),
+        ({}, {"lease_ms": 9000}, 9000),
+        ({}, {}, 11_000),
+    ):
         q.send(**given)
         told = api.post(q.path + "/lease", {"consumer": "c", **ask}).ok().told
         assert told["messages"][0]["lease_expires_at_ms"] - told["now_ms"] == length
@@ -77,7 +81,9 @@ def test_the_same_request_id_repeats_the_same_leases(api: Api, q: Queue) -> None
     first = api.post(q.path + "/lease", ask).ok().told
     again = api.post(q.path + "/lease", ask).ok().told
     assert again["repeated"] is True
-    assert [one["lease_token"] for one in again["messages"]] == [one["lease_token"] for one in first["messages"]]
+    assert [one["lease_token"] for one in again["messages"]] == [
+        one["lease_token"] for one in first["messages"]
+    ]
     assert again["lost"] == 0
     assert q.state()["leased"] == 2
 
@@ -140,7 +146,9 @@ def test_a_wait_over_several_queues_wakes_by_any(api: Api, q: Queue, name: str) 
 def test_several_queues_all_exist(api: Api, q: Queue, name: str) -> None:
     api.post("/v1/lease", {"queues": [q.name, name], "consumer": "c"}).refused(404, "queue_not_found")
     api.post("/v1/lease", {"queues": [], "consumer": "c"}).refused(400, "invalid_argument", "/queues")
-    api.post("/v1/lease", {"queues": [q.name, "-x"], "consumer": "c"}).refused(400, "invalid_argument", "/queues/1")
+    api.post("/v1/lease", {"queues": [q.name, "-x"], "consumer": "c"}).refused(
+        400, "invalid_argument", "/queues/1"
+    )
 
 
 # --- waiting ----------------------------------------------------------------------------------------------
@@ -303,9 +311,7 @@ def test_waiting_consumers_share_fairly(api: Api, q: Queue) -> None:
 def test_waiting_consumers_are_served_in_the_order_they_came(api: Api, q: Queue) -> None:
     waiting = []
     for number in range(3):
-        waiting.append(
-            api.soon("POST", q.path + "/lease", {"consumer": f"c{number}", "wait_ms": 10_000})
-        )
+        waiting.append(api.soon("POST", q.path + "/lease", {"consumer": f"c{number}", "wait_ms": 10_000}))
         time.sleep(0.1)
     for number in range(3):
         q.send(number)

@@ -26,7 +26,13 @@ def nested(depth: int) -> Any:
 # field, the last value inside, the first outside, code, limit
 MESSAGE_LIMITS = [
     ("body", "x" * (MIB - 2), "x" * (MIB - 1), "payload_too_large", MIB),
-    ("body_base64", base64.b64encode(b"x" * MIB).decode(), base64.b64encode(b"x" * (MIB + 1)).decode(), "payload_too_large", MIB),
+    (
+        "body_base64",
+        base64.b64encode(b"x" * MIB).decode(),
+        base64.b64encode(b"x" * (MIB + 1)).decode(),
+        "payload_too_large",
+        MIB,
+    ),
     ("body", nested(64), nested(65), "invalid_argument", 64),
     ("body", 2**63 - 1, 2**63, "invalid_argument", 2**63 - 1),
     ("body", -(2**63), -(2**63) - 1, "invalid_argument", -(2**63)),

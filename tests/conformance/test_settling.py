@@ -200,7 +200,10 @@ def test_ack_with_enqueue_is_one_step(api: Api, q: Queue, name: str) -> None:
         "/v1/ack",
         {
             "acks": [{"lease_token": q.take()["lease_token"]}],
-            "enqueue": [{"queue": name, "body": "next"}, {"queue": q.name, "body": "again", "delay_ms": 1000}],
+            "enqueue": [
+                {"queue": name, "body": "next"},
+                {"queue": q.name, "body": "again", "delay_ms": 1000},
+            ],
         },
     ).ok(200)
     assert told["results"] == [{"status": "acked"}]
@@ -238,7 +241,9 @@ def test_a_refused_message_refuses_all(api: Api, q: Queue, name: str) -> None:
 
 
 def test_ack_with_enqueue_needs_an_ack(api: Api, q: Queue) -> None:
-    api.post("/v1/ack", {"acks": [], "enqueue": [{"queue": q.name}]}).refused(400, "invalid_argument", "/acks")
+    api.post("/v1/ack", {"acks": [], "enqueue": [{"queue": q.name}]}).refused(
+        400, "invalid_argument", "/acks"
+    )
 
 
 def test_a_repeated_ack_with_enqueue(api: Api, q: Queue, name: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from tests.machine.model import Hints
+from tests.machine.model import UNFINISHED, Hints, size_of
 from tests.machine.model_work import Model
 from trivet.machine import invariants, views
 from trivet.machine.commands import MACHINE_VERSION, Command, Genesis, Request, Token
@@ -214,9 +214,8 @@ class Pair:
         leasable = len(model.offered(queue))
         leasable = leasable if most is None else max(0, min(leasable, most - leased))
         assert view["leasable"] == (0 if queue["paused_lease"] else leasable)
-        assert view["bytes"] == sum(
-            len(m["draft"].body) for m in model.of(queue, *["blocked", "delayed", "ready", "leased"])
-        )
+        live = model.of(queue, *UNFINISHED)
+        assert view["bytes"] == sum(size_of(m["draft"]) for m in live)
         assert view["revision"] == queue["revision"]
         assert view["paused"] == {"enqueue": queue["paused_enqueue"], "lease": queue["paused_lease"]}
         ready = model.of(queue, "ready")

@@ -161,9 +161,7 @@ class Model(Effects):
 
     def do_Ack(self, c: Any) -> Any:
         if c.enqueue:
-            for item in c.items:
-                if self.leased_under(item.token) is None:
-                    raise Refused("stale_lease")
+            self.check_all(c.items)
         results = []
         acked = []
         for item in c.items:
@@ -172,8 +170,6 @@ class Model(Effects):
                 results.append(self.ended(item.token, "ack"))
                 continue
             code = self.refused_effect(m, item.effects)
-            if code is not None and c.enqueue:
-                raise Refused(code)
             if code is not None:
                 results.append(settled(code))
                 continue
@@ -183,6 +179,20 @@ class Model(Effects):
             return ("settled", results, None)
         pairs = [(entry.queue, entry.draft) for entry in c.enqueue]
         return ("settled", results, self.take(pairs, c.auto_create, tuple(acked)))
+
+    def check_all(self, items: Any) -> None:
+        """All or nothing (R15): each in turn, before any is acked; no effect for two messages."""
+        claimed: dict[str, int] = {}
+        for item in items:
+            m = self.leased_under(item.token)
+            if m is None:
+                raise Refused("stale_lease")
+            code = self.refused_effect(m, item.effects)
+            for effect in item.effects if code is None else ():
+                if claimed.setdefault(effect.effect_id, m["number"]) != m["number"]:
+                    code = "stale_effect"
+            if code is not None:
+                raise Refused(code)
 
     def ack(self, m: dict[str, Any], item: Any) -> Settled:
         lease = m["lease"]
@@ -249,9 +259,9 @@ class Model(Effects):
             return self.remember(lease, "release", settled("released", CANCELLED, cancelled=True))
         if self.overdue(m):
             self.finish(m, DEAD, "expired")
-        else:
-            m["lease"] = None
-            m["state"] = READY  # its place is the one it had
+            return self.remember(lease, "release", settled("released", DEAD))
+        m["lease"] = None
+        m["state"] = READY  # its place is the one it had
         return self.remember(lease, "release", settled("released"))
 
     # --- changes ----------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def test_a_walk_that_is_overtaken_gives_the_state_at_its_open(seed: int, pace: i
     """The log goes on while the walk is read `pace` records an entry; 0: not at all until the log's end."""
     log = logs.make(seed, 3 * ENTRIES)
     machine = new_machine()
-    for cut in (20, 60, 120):
+    for cut in (20, 75, 130):
         while machine.applied_index - 1 < cut:
             run(machine, log[machine.applied_index - 1][0], *log[machine.applied_index - 1][1])
         expected = sorted(records(machine))

@@ -25,6 +25,8 @@ class Nemesis:
         self.rng = world.stream("nemesis")
         self.minority = (len(self.names) - 1) // 2
         self.stopped = False
+        self.wrong_clocks_max = len(self.names)
+        self._wrong_clocks: set[str] = set()
         self._faults: dict[str, Callable[[SimNode], bool]] = {
             "cut_one_way": self._cut_one_way,
             "cut_pair": self._cut_pair,
@@ -173,6 +175,10 @@ class Nemesis:
         return True
 
     def _wall_jump(self, node: SimNode) -> bool:
+        """The real machine's time holds as long as only a minority of the clocks is wrong (R1)."""
+        if len(self._wrong_clocks | {node.name}) > self.wrong_clocks_max:
+            return False
+        self._wrong_clocks.add(node.name)
         jump = self.rng.choice((1_000, 60_000, 3_600_000, YEAR_MS)) * self.rng.choice((-1, 1))
         node.clock.jump_wall(jump)
         return True
@@ -187,7 +193,8 @@ class Nemesis:
         return {node.name for node in self.nodes.values() if node.damaged}
 
     def _may_damage(self, node: SimNode) -> bool:
-        return node.born and len(self.damaged() | {node.name}) <= self.minority
+        born = any(each.born for each in self.nodes.values())
+        return born and len(self.damaged() | {node.name}) <= self.minority
 
     def _bit_rot(self, node: SimNode) -> bool:
         """Synced bytes change under the node; it finds out when it next reads them."""

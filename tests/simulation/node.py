@@ -87,10 +87,12 @@ class SimNode:
         self.sync_factor = 1.0
         self.awake_since = 0.0
         self.hurt = False  # damaged or wiped, and not yet found healthy again
-        self.born = False
+        self.born = False  # has ever applied an entry
         self.expected_errors = 0  # injected disk errors that may still end the process
+        self.after_turn: Callable[[SimNode], None] | None = None
         self.on_died: list[Callable[[SimNode], None]] = []  # deaths that the nemesis did not deal itself
         self.on_death: list[Callable[[SimNode], None]] = []  # all
+        self._hurt_in = self._synced_in = -1  # lives
         self._paused_until = 0.0
         self._backlog: list[Callable[[], None]] = []
         self._pending: deque[Waiting] = deque()
@@ -172,7 +174,7 @@ class SimNode:
         storage = WatchedStorage.open(self.disk, self.name, self.clock, settings)
         assert isinstance(storage, WatchedStorage)
         storage.checker, storage.owner = self.checker, self
-        if storage.identity is None and self.incarnation == 1:
+        if storage.identity is None and self.incarnation == 1 and not self.options.real_birth:
             storage.set_identity(Identity(CLUSTER, tuple(self.members), "born"))
         self.storage = storage
         if storage.recovering is not None:
@@ -206,6 +208,7 @@ class SimNode:
             snapshot_chunk_bytes=options.snapshot_chunk_bytes,
             snapshot_window=self.rng.choice((1, 4)),
             pending_max=self.rng.choice((8, 256)),
+            bootstrap=True,
         )
 
     def _event(self, name: str, fields: dict[str, Any]) -> None:
@@ -280,10 +283,10 @@ class SimNode:
             return
         if self.replica is not None and self.storage is not None:
             self.checker.step(self.name, self.replica, self.storage)
-            if self.hurt and self.storage.recovering is None and self._whole_since == self.incarnation:
+            self.born = self.born or self.replica.applied_index > 0
+            whole = self.storage.recovering is None and self._synced_in == self.incarnation
+            if self.hurt and whole and self.incarnation > self._hurt_in:
                 self.hurt = False
-
-    _whole_since = -1
 
     # --- pauses -----------------------------------------------------------------------------------------
 
@@ -417,8 +420,13 @@ class SimNode:
         replica = self.replica
         assert replica is not None
         replica.tick()
+        latest = self.storage.snapshots.latest  # type: ignore[union-attr]
+        if replica.applied_index - (latest.index if latest else 0) >= self.options.snapshot_entries:
+            replica.snapshot_now()
         self._pull(replica)
         self._begin_sync(replica)
+        if self.after_turn is not None:
+            self.after_turn(self)
         if replica.applied_index < replica.commit_index:
             self.wake()
 
@@ -473,7 +481,7 @@ class SimNode:
                 return
             self._job, self._syncing = None, 0
             self.guard(lambda: self.replica.synced(job))  # type: ignore[union-attr]
-            self._whole_since = life
+            self._synced_in = life
             self.guard(self._do_turn)
 
         self.when_awake(told)
@@ -499,6 +507,8 @@ class SimNode:
         self.disk.capacity = None
         self.sync_factor = 1.0
         self.clock.cost = 0.0
+        if self.running and self.hurt and self._hurt_in == self.incarnation:
+            self._down("restarted to find its rot", lose_unsynced=False, silently=False)
         if self.paused:
             self._paused_until = self.world.now
             self.world.after(0.0, self._resume)
@@ -513,7 +523,7 @@ class SimNode:
 
     def _hurt(self, how: str) -> None:
         self.hurt = True
-        self._whole_since = -1
+        self._hurt_in = self.incarnation
         self.checker.forgive(self.name)
         self.world.trace(f"{self.name} {how}")
 

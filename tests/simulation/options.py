@@ -53,7 +53,7 @@ class Options:
     batch_bytes: int
     snapshot_chunk_bytes: int
     snapshot_entries: int
-    leaders_slow: bool
+    real_birth: bool  # the cluster is born by R5 under faults, else it is there from the start
     weights: dict[str, float] = field(default_factory=dict)
 
     def line(self) -> str:
@@ -88,6 +88,6 @@ def draw(rng: random.Random, nodes: int | None = None) -> Options:
         batch_bytes=rng.choice((64, 400, 4096, 1 << 20)),
         snapshot_chunk_bytes=rng.choice((64, 512, 8192)),
         snapshot_entries=rng.choice((20, 100, 1 << 30)),
-        leaders_slow=rng.random() < 0.2,
+        real_birth=rng.random() < 0.2,
         weights=weights,
     )

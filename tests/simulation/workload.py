@@ -61,9 +61,20 @@ class Workload:
         while self.rng.random() < 0.3:
             self.next_id += 1
             ids.append(self.next_id)
-        proposal = ids[0]
-        self.waiting[proposal] = (self.world.now + DEADLINE_SECONDS, node.name)
         self.world.count("proposed", len(ids))
+
+        def judged(what: Outcome) -> None:
+            self._judge(node, ids, what)
+            if done is not None:
+                done(what)
+
+        data = encode_ids(ids, self.rng.randrange(self.options.op_bytes))
+        self.submit(node, ids[0], data, judged)
+        return ids[0]
+
+    def submit(self, node: SimNode, proposal: int, data: bytes, judged: Callable[[Outcome], None]) -> None:
+        """One entry at one node; its outcome must come once and in time."""
+        self.waiting[proposal] = (self.world.now + DEADLINE_SECONDS, node.name)
         incarnation = node.incarnation
         answered = False
 
@@ -74,13 +85,9 @@ class Workload:
             answered = True
             if node.incarnation == incarnation:
                 self.waiting.pop(proposal, None)
-            self._judge(node, ids, what)
-            if done is not None:
-                done(what)
+            judged(what)
 
-        data = encode_ids(ids, self.rng.randrange(self.options.op_bytes))
         node.submit(data, outcome, DEADLINE_SECONDS)
-        return proposal
 
     def _judge(self, node: SimNode, ids: list[int], what: Outcome) -> None:
         if isinstance(what, Applied):
@@ -116,6 +123,10 @@ class Workload:
             if name == node.name:
                 del self.waiting[proposal]
                 self.world.count("unknown: node died")
+                self.died_with(proposal)
+
+    def died_with(self, proposal: int) -> None:
+        """The node that had it is gone without an answer."""
 
     def check_deadlines(self) -> None:
         for proposal, (until, name) in self.waiting.items():

@@ -6,7 +6,7 @@ import importlib.metadata
 
 import click
 
-from trivet.cli import cluster, dev, messages, node, queues
+from trivet.cli import cluster, dev, messages, node, queues, recovering
 from trivet.cli.output import EXIT_HELP
 
 
@@ -36,6 +36,6 @@ for _command in (
     queues.dead,
     cluster.cluster,
     cluster.health,
-    node.recover,
+    recovering.recover,
 ):
     main.add_command(_command)

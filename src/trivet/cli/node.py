@@ -1,9 +1,8 @@
-"""`trivet init | serve | recover`: one node of a cluster."""
+"""`trivet init | serve`: one node of a cluster."""
 
 from __future__ import annotations
 
 import ctypes
-import importlib
 import os
 import signal
 import sys
@@ -147,48 +146,3 @@ def die_with(parent: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent:
         sys.exit(Exit.REFUSED)  # it ended before we asked
-
-
-@click.command()
-@click.option(
-    "--inspect",
-    "inspected",
-    multiple=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    metavar="DIR",
-)
-@click.option(
-    "--from",
-    "sources",
-    multiple=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    metavar="DIR",
-)
-@click.option(
-    "--to", "target", type=click.Path(file_okay=False, path_type=Path), help="New data directory for --from."
-)
-@click.option("--accept-loss", is_flag=True, help="Yes, what cannot be proven is given up.")
-@click.pass_context
-def recover(
-    context: click.Context,
-    inspected: tuple[Path, ...],
-    sources: tuple[Path, ...],
-    target: Path | None,
-    accept_loss: bool,
-) -> None:
-    """Look into the data of nodes that do not run, or make a new cluster from it (R7).
-
-    Only when no quorum of whole nodes is left. --inspect changes nothing."""
-    if bool(inspected) == bool(sources):
-        raise click.UsageError("give --inspect DIR… or --from DIR… --to DIR --accept-loss")
-    try:
-        salvage = importlib.import_module("trivet.storage.salvage")
-    except ModuleNotFoundError:
-        click.echo("error: this version cannot recover yet", err=True)
-        context.exit(Exit.REFUSED)
-    if inspected:
-        click.echo(salvage.inspect(inspected))
-        return
-    if target is None or not accept_loss:
-        raise click.UsageError("--from needs --to DIR and --accept-loss")
-    click.echo(salvage.recover(sources, target))

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from trivet.consensus.acquaintance import Acquaintance
 from trivet.consensus.applying import Applying
 from trivet.consensus.contained import CANDIDATE, LEADER, NO_OP, Contained, Member
 from trivet.consensus.elections import Elections
@@ -33,7 +34,6 @@ from trivet.consensus.status import ELECTIONS_KEPT, Election
 from trivet.storage.storage import Storage
 from trivet.units import Clock
 from trivet.wire.frames import (
-    PROTOCOL,
     Append,
     AppendReply,
     Health,
@@ -98,6 +98,7 @@ class Engine(Contained):
         self.snapshot_sender = SnapshotSender(self)
         self.installer = SnapshotInstaller(self)
         self.founding = Founding(self)
+        self.acquaintance = Acquaintance(self)
         self._handlers: dict[type, Callable[[Peer, Any], None]] = {
             PreVote: self.elections.on_pre_vote,
             PreVoteReply: self.elections.on_pre_vote_reply,
@@ -233,31 +234,6 @@ class Engine(Contained):
         self.elections_seen.append(Election(self.term, leader, self.clock.wall_ms(), reason))
         self.event("leader", term=self.term, leader=leader, reason=reason)
 
-    def say_hello(self) -> None:
-        """To everybody connected: something in it has changed."""
-        hello = self.hello()
-        for peer in self.peers:
-            if peer.connected:
-                self.outbox.post(peer.name, hello, self.journal.vote_position)
-
-    def hello(self) -> Hello:
-        settings, storage = self.settings, self.storage
-        return Hello(
-            self.cluster_id,
-            self.me.id,
-            self.term,
-            PROTOCOL,
-            self.phase,
-            list(self.peers.members),
-            settings.bootstrap,
-            (storage.recovering or "")[:1000],
-            self.session,
-            settings.api_url,
-            settings.software,
-            settings.machine_version,
-            self.health(),
-        )
-
     # --- what SyncObj asks ------------------------------------------------------------------------------
 
     def may_count(self, index: int) -> bool:
@@ -288,78 +264,17 @@ class Engine(Contained):
 
     # --- inputs -----------------------------------------------------------------------------------------
 
-    def peer_up(self, name: str, hello: Hello) -> None:
-        peer = self.peers.get(name)
-        if peer is None:
-            return
-        if peer.connected:
-            self.peer_down(name)
-        if not self._fits(peer, hello):
-            return
-        peer.connected = True
-        self._learn(peer, hello)
-        self.stock_connected(peer.node)
-        self.founding.check()
-        self.replication.member_came(peer)
-
-    def peer_down(self, name: str) -> None:
-        peer = self.peers.get(name)
-        if peer is None or not peer.connected:
-            return
-        peer.connected = False
-        self.outbox.drop_peer(name)
-        self.stock_disconnected(peer.node)
-        self.replication.member_gone(peer)
-        if self.leader == name:
-            self.elections.lost_leader(name)
-
-    def _fits(self, peer: Peer, hello: Hello) -> bool:
-        """R5: only members of this very cluster, configured alike, are talked to."""
-        why = ""
-        if hello.protocol != PROTOCOL:
-            why = f"it speaks protocol {hello.protocol}, not {PROTOCOL}"
-        elif hello.node_id != peer.name:
-            why = f"it says it is {hello.node_id}"
-        elif sorted(hello.members) != list(self.peers.members):
-            why = f"it is configured with members {', '.join(hello.members)}"
-        elif hello.cluster_id and self.cluster_id and hello.cluster_id != self.cluster_id:
-            why = f"it belongs to cluster {hello.cluster_id}"
-        if why:
-            self.event("member_refused", member=peer.name, why=why)
-            self.founding.refused(peer.name, why)
-        return not why
-
-    def _learn(self, peer: Peer, hello: Hello) -> None:
-        peer.hello = hello
-        peer.session = hello.session
-        peer.recovering = bool(hello.recovering) or hello.phase != "born"
-        peer.heard_at = self.now()
-        peer.take_health(hello.health, peer.heard_at)
-        self.founding.accepted(peer.name)
-
     def receive(self, name: str, message: Message) -> None:
         peer = self.peers.get(name)
         if peer is None or not peer.connected or message.node_id != name or self.stopped:
             return
         if isinstance(message, Hello):
-            self._hello_again(peer, message)
+            self.acquaintance.hello_again(peer, message)
             return
         if not self.born or message.cluster_id != self.cluster_id:
             return
         peer.heard_at = self.now()
         self._handlers[type(message)](peer, message)
-
-    def _hello_again(self, peer: Peer, hello: Hello) -> None:
-        """A member's state has changed while connected. Becoming whole is believed from its answers only."""
-        if not self._fits(peer, hello):
-            self.peer_down(peer.name)
-            return
-        begins_again = hello.session != peer.session
-        was_recovering = peer.recovering
-        self._learn(peer, hello)
-        self.founding.check()
-        if begins_again or (peer.recovering and not was_recovering):
-            self.replication.member_came(peer)
 
     def tick(self) -> None:
         """Elections, commit, apply, heartbeats, deadlines: everything that time or a quorum brings."""

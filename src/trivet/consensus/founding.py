@@ -72,7 +72,7 @@ class Founding:
             engine.elections.postpone()
             if not engine.peers:
                 engine.election_deadline = engine.now() - 1.0
-        engine.say_hello()
+        engine.acquaintance.say_hello()
 
     def _own(self) -> View:
         engine = self._engine

@@ -43,4 +43,4 @@ class Recovery:
         engine.journal.show_after_sync()  # nobody hears of it, and no vote leaves, before that
         engine.event("recovered", index=self._release, term=engine.term)
         self._release = 0
-        engine.say_hello()
+        engine.acquaintance.say_hello()

@@ -68,12 +68,12 @@ class Replica:
     def peer_up(self, peer: str, hello: Hello) -> None:
         """A connection is there and this is what the peer said first. Ends an older connection of that peer."""
         with self._turn:
-            self._engine.peer_up(peer, hello)
+            self._engine.acquaintance.peer_up(peer, hello)
             self._flush()
 
     def peer_down(self, peer: str) -> None:
         with self._turn:
-            self._engine.peer_down(peer)
+            self._engine.acquaintance.peer_down(peer)
             self._flush()
 
     def receive(self, peer: str, message: Message) -> None:
@@ -139,7 +139,7 @@ class Replica:
 
     def hello(self) -> Hello:
         """What to say first on a new connection."""
-        return self._engine.hello()
+        return self._engine.acquaintance.hello()
 
     @property
     def cluster_id(self) -> str:

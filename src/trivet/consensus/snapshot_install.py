@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from trivet.consensus.peers import Peer
 from trivet.consensus.port import Fatal, OutOfTime, SnapshotSink, StateMachine
 from trivet.consensus.snapshot_take import NO_SPACE
-from trivet.storage.snapshots import SnapshotCommit, SnapshotMeta, SnapshotReader, SnapshotWriter
+from trivet.consensus.snapshot_write import FlushedWriter, SnapshotJob
+from trivet.storage.snapshots import SnapshotCommit, SnapshotMeta, SnapshotReader
 from trivet.units import KIB
 from trivet.wire.frames import SnapshotChunk, SnapshotReply
 
@@ -27,7 +28,9 @@ class SnapshotInstaller:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._name = ""
-        self._writer: SnapshotWriter | None = None
+        self._writer: FlushedWriter | None = None
+        self._last_writer: FlushedWriter | None = None
+        self._whole: SnapshotChunk | None = None
         self._job: SnapshotCommit | None = None
         self._running: SnapshotCommit | None = None
         self._install: Install | None = None
@@ -72,15 +75,22 @@ class SnapshotInstaller:
         if self._writer is None or m.name != self._name or m.offset == 0 == m.size:
             self.abort("another snapshot")
             meta = SnapshotMeta(m.index, m.index_term, tuple(m.members), digest=m.digest)
-            self._writer = self._engine.storage.snapshots.writer(meta)
+            self._writer = self._last_writer = FlushedWriter(self._engine.storage.snapshots.writer(meta))
             self._name = m.name
         writer = self._writer
         assert writer is not None
         if m.offset == writer.size and m.data:
             writer.write(m.data)
-        if writer.size < m.size:
+        if writer.size >= m.size:
+            self._whole = m
+            self._commit()
+
+    def _commit(self) -> None:
+        """All is here: verified and handed to the disk, once no flush of the file is running."""
+        m, writer = self._whole, self._writer
+        if m is None or writer is None or writer.flushing:
             return
-        self._writer = None
+        self._whole = self._writer = None
         try:
             self._job = writer.commit(m.digest, m.crc)
         except ValueError as error:
@@ -90,7 +100,7 @@ class SnapshotInstaller:
         """Forget a snapshot that is not whole yet."""
         if self._writer is not None:
             self._writer.abort()
-            self._writer = None
+            self._writer = self._whole = None
             self._engine.event("snapshot_dropped", name=self._name, why=why)
 
     def _reply(
@@ -114,7 +124,9 @@ class SnapshotInstaller:
 
     # --- committing -----------------------------------------------------------------------------------
 
-    def take_job(self) -> SnapshotCommit | None:
+    def take_job(self) -> SnapshotJob | None:
+        if self._writer is not None:
+            return self._writer.take_job()
         if self._job is None:
             return None
         self._running, self._job = self._job, None
@@ -122,6 +134,9 @@ class SnapshotInstaller:
 
     def job_done(self, job: Any) -> bool:
         """False if the job is somebody else's."""
+        if self._last_writer is not None and self._last_writer.job_done(job):
+            self._commit()
+            return True
         if job is not self._running or self._running is None:
             return False
         engine = self._engine

@@ -6,7 +6,8 @@ import errno
 from typing import TYPE_CHECKING, Any
 
 from trivet.consensus.port import OutOfTime, SnapshotSource
-from trivet.storage.snapshots import SnapshotCommit, SnapshotMeta, SnapshotWriter
+from trivet.consensus.snapshot_write import FlushedWriter, SnapshotJob
+from trivet.storage.snapshots import SnapshotCommit, SnapshotMeta
 
 if TYPE_CHECKING:
     from trivet.consensus.engine import Engine
@@ -20,7 +21,8 @@ class SnapshotTaker:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._source: SnapshotSource | None = None
-        self._writer: SnapshotWriter | None = None
+        self._writer: FlushedWriter | None = None
+        self._last_writer: FlushedWriter | None = None
         self._job: SnapshotCommit | None = None
         self._running: SnapshotCommit | None = None
         self.wanted = False
@@ -47,20 +49,27 @@ class SnapshotTaker:
         engine = self._engine
         if self.wanted and engine.applying.between_entries and not engine.installer.busy:
             self._begin()
-        if self._writer is None or self._source is None:
+        if self._writer is None:
             return
         try:
-            while not out_of_time():
+            while self._source is not None:  # at least one piece a turn
                 piece = self._source.read(out_of_time)
                 if piece is None:
-                    self._end_of_walk()
-                    return
+                    self._source.close()
+                    self._source = None
+                    break
                 if piece:
                     self._writer.write(piece)
+                if out_of_time():
+                    return
         except OSError as error:
             if error.errno not in NO_SPACE:
                 raise
             self.abort("no space")
+            return
+        if self._source is None and not self._writer.flushing:
+            self._job = self._writer.commit()
+            self._writer = None
 
     def _begin(self) -> None:
         engine = self._engine
@@ -68,9 +77,7 @@ class SnapshotTaker:
         source = engine.machine.open_snapshot()
         term = engine.journal.term_at(source.index)
         try:
-            self._writer = engine.storage.snapshots.writer(
-                SnapshotMeta(source.index, term, engine.peers.members)
-            )
+            writer = engine.storage.snapshots.writer(SnapshotMeta(source.index, term, engine.peers.members))
         except OSError as error:
             source.close()
             if error.errno not in NO_SPACE:
@@ -78,13 +85,8 @@ class SnapshotTaker:
             engine.event("snapshot_failed", why="no space")
             return
         self._source = source
+        self._writer = self._last_writer = FlushedWriter(writer)
         engine.event("snapshot_started", index=source.index)
-
-    def _end_of_walk(self) -> None:
-        assert self._source is not None and self._writer is not None
-        self._source.close()
-        self._job = self._writer.commit()
-        self._source = self._writer = None
 
     def abort(self, why: str) -> None:
         """The walk ends; what was written is removed."""
@@ -96,9 +98,11 @@ class SnapshotTaker:
             self._engine.event("snapshot_failed", why=why)
         self._source = self._writer = None
 
-    def take_job(self) -> SnapshotCommit | None:
-        """The blocking rest. Not before the log below it is durable: a snapshot never is ahead of the log it
-        stands for, or a crash would leave a hole behind it."""
+    def take_job(self) -> SnapshotJob | None:
+        """The blocking parts. The last not before the log below it is durable: a snapshot never is ahead of the log
+        it stands for, or a crash would leave a hole behind it."""
+        if self._writer is not None:
+            return self._writer.take_job()
         if self._job is None or self._engine.storage.durable_index < self._job.meta.index:
             return None
         self._running, self._job = self._job, None
@@ -106,6 +110,8 @@ class SnapshotTaker:
 
     def job_done(self, job: Any) -> bool:
         """False if the job is somebody else's."""
+        if self._last_writer is not None and self._last_writer.job_done(job):
+            return True
         if job is not self._running or self._running is None:
             return False
         meta = self._running.finish()

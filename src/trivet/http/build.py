@@ -174,8 +174,8 @@ def draft(given: s.MessageFields, at: str, *, typed: bool, now_ms: int) -> Draft
         delay_ms=0 if given.delay_ms is UNSET else given.delay_ms,
         deliver_at_ms=deliver_at_ms,
         ttl_ms=_or_none(given.ttl_ms),
-        group=_text(given.group, at + "/group"),
-        key=_text(given.idempotency_key, at + "/idempotency_key"),
+        group=None if given.group is UNSET else _text(given.group, at + "/group"),
+        key=None if given.idempotency_key is UNSET else _text(given.idempotency_key, at + "/idempotency_key"),
         key_window_ms=_or_none(window),
         extras=_extras(given, at),
     )
@@ -206,7 +206,27 @@ def _headers(headers: dict[str, str], at: str) -> dict[str, str]:
     return headers
 
 
+def _is_plain(given: s.MessageFields) -> bool:
+    """None of the rarer fields is given: most messages, so this is looked at first, without a loop."""
+    return (
+        given.run_id is UNSET
+        and given.step_id is UNSET
+        and given.parent_step_id is UNSET
+        and given.tenant_id is UNSET
+        and given.user_id is UNSET
+        and given.traceparent is UNSET
+        and given.max_attempts is UNSET
+        and given.backoff is UNSET
+        and given.lease_ms is UNSET
+        and given.depends_on is UNSET
+        and given.on_dependency_failure is UNSET
+        and given.retention_ms is UNSET
+    )
+
+
 def _extras(given: s.MessageFields, at: str) -> Extras | None:
+    if _is_plain(given):
+        return None
     made = Extras(
         run_id=_text(given.run_id, at + "/run_id"),
         step_id=_text(given.step_id, at + "/step_id"),

@@ -56,6 +56,7 @@ from trivet.machine.state import (
     stored_bytes,
     wake_key,
 )
+from trivet.machine.tables import NumberTable, TextTable
 from trivet.machine.transitions import BrokenInvariant
 
 Record = Message | Queue | KeyRecord | EffectRecord | Sweep
@@ -121,20 +122,20 @@ class Machine:
         # tables of records
         self.queues: dict[str, Queue] = {}
         self.dying: dict[int, Queue] = {}
-        self.messages: dict[int, Message] = {}
-        self.effects_by_id: dict[str, EffectRecord] = {}
+        self.messages: NumberTable[Message] = NumberTable()
+        self.effects_by_id: TextTable[EffectRecord] = TextTable()
         self.effect_index: Index[EffectRecord] = Index()
         self.sweeps: Index[Sweep] = Index()
         self.resolving: Index[Sweep] = Index()
-        self.replies: Fifo[str, StoredReply] = Fifo(lambda record: record.request_id)
-        self.settled: Fifo[int, SettledToken] = Fifo(lambda record: record.fence)
+        self.replies: Fifo[str, StoredReply] = Fifo(lambda record: record.request_id, TextTable())
+        self.settled: Fifo[int, SettledToken] = Fifo(lambda record: record.fence, NumberTable())
         # derived
         self.by_uid: dict[int, Queue] = {}
-        self.leases: dict[int, Message] = {}
-        self.expired: dict[int, Message] = {}
-        self.effect_fences: dict[int, EffectRecord] = {}
-        self.lease_effects: dict[int, dict[int, EffectRecord]] = {}
-        self.dependents: dict[int, Index[Message]] = {}
+        self.leases: NumberTable[Message] = NumberTable()
+        self.expired: NumberTable[Message] = NumberTable()
+        self.effect_fences: NumberTable[EffectRecord] = NumberTable()
+        self.lease_effects: NumberTable[dict[int, EffectRecord]] = NumberTable()
+        self.dependents: NumberTable[Index[Message]] = NumberTable()
         self.deadlines: LazyHeap[Message | KeyRecord | EffectRecord] = LazyHeap(CURRENT_WAKE)
         self.lease_deadlines: LazyHeap[Message | KeyRecord | EffectRecord] = LazyHeap(CURRENT_WAKE)
         self.retained: LazyHeap[Message] = LazyHeap(CURRENT_END)
@@ -384,7 +385,7 @@ class Machine:
         transitions.load(self, message)
 
     def load_key(self, data: KeyData) -> None:
-        """A key of a loaded queue. Its deadline is set by `load_done`, when its message is there."""
+        """A key of a loaded queue. Its deadline is set by `load_keys`, when its message is there."""
         queue = self.by_uid[data.queue]
         record = KeyRecord(data.number, queue, data.key, data.fingerprint, data.expires_at_ms, 0, data.final)
         queue.keys[record.key] = record
@@ -408,16 +409,8 @@ class Machine:
     def load_effect(self, data: EffectData) -> None:
         ledger.load_effect(self, data)
 
-    def load_done(self) -> None:
-        """All records are here: arm the keys. See `load_keys` for the same in pieces."""
-        for queue in self.by_uid.values():
-            after = 0
-            while (reached := self.load_keys(queue, after, 1000)) is not None:
-                after = reached
-        self.hints = EntryEffects()
-
     def load_keys(self, queue: Queue, after: int, most: int) -> int | None:
-        """Arm at most `most` keys behind `after`; answers the last one, None at the end."""
+        """All messages are here: arm at most `most` keys behind `after`; answers the last, None at the end."""
         found = queue.key_index.slice_after(after, most)
         for record in found:
             message = self.messages.get(record.number)

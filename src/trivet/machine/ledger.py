@@ -48,7 +48,7 @@ def effect_begin(m: Machine, command: EffectBegin) -> EffectState | Refusal:
         if is_held(m, record):
             wait_ms = max(1, grant_ends_at_ms(m, record) - m.clock_ms)
             return Refusal("effect_held", f"held by {record.owner}", retry_after_ms=wait_ms)
-    if message is not None and len(m.lease_effects.get(_fence_of(message), ())) >= LEASE_EFFECTS_MAX:
+    if message is not None and len(m.lease_effects.get(_fence_of(message)) or ()) >= LEASE_EFFECTS_MAX:
         limit = LEASE_EFFECTS_MAX
         return Refusal("invalid_argument", "too many effects under one lease", "/lease_token", limit)
 
@@ -200,7 +200,7 @@ def commit_in_ack(m: Machine, message: Message, effects: tuple[EffectDone, ...])
 
 def on_lease_ended(m: Machine, message: Message) -> None:
     """Every grant still bound to the message's lease ends uncertain. Called while the lease still stands."""
-    for record in list(m.lease_effects.get(_fence_of(message), {}).values()):
+    for record in list((m.lease_effects.get(_fence_of(message)) or {}).values()):
         m.touch(record)
         _end(m, record, OPEN)
         record.uncertain = True

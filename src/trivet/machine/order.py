@@ -8,7 +8,7 @@ is done a few entries at a time (contract 4).
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from heapq import heappop, heappush
 from typing import Generic, TypeVar
 
@@ -219,9 +219,9 @@ class Fifo(Generic[K, R]):
 
     __slots__ = ("_by_key", "_chunks", "_head", "_key", "_length")
 
-    def __init__(self, key: Callable[[R], K]) -> None:
+    def __init__(self, key: Callable[[R], K], by_key: MutableMapping[K, R]) -> None:
         self._key = key
-        self._by_key: dict[K, R] = {}
+        self._by_key = by_key  # an empty table of `tables.py`
         self._chunks: list[list[R]] = []
         self._head = 0
         self._length = 0

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from trivet.machine.core import Machine
+from trivet.machine.effects import EntryEffects
 from trivet.machine.order import Index
 from trivet.machine.state import (
     EffectData,
@@ -93,7 +94,7 @@ class Walk:
         self._queues = [*machine.queues.values(), *machine.dying.values()]
         self._upto = machine.next_number  # what has a higher number was born later
         self._fifos = ((REPLIES, machine.replies.chunks()), (SETTLED, machine.settled.chunks()))
-        self._header = machine.header()
+        self._early.append((HEADER, self._encode(machine.header())))
         machine.walk_count += 1
         machine.walk_mark = self._mark = machine.walk_count
         machine.walk = self
@@ -126,7 +127,6 @@ class Walk:
         self._early.append((TABLES[type(record)], self._encode(record.to_data())))
 
     def _records(self) -> Generator[tuple[int, bytes], None, None]:
-        yield HEADER, self._encode(self._header)
         for queue in self._queues:
             if queue.mark != self._mark:
                 queue.mark = self._mark
@@ -167,6 +167,8 @@ class Builder:
 
     def __init__(self) -> None:
         self._machine: Machine | None = None
+        self._unarmed: list[Queue] | None = None  # queues whose keys are not armed yet
+        self._armed = 0  # the last key armed in the last of them
 
     def add(self, table: int, record: bytes) -> None:
         """Take one record."""
@@ -187,10 +189,28 @@ class Builder:
             raise ValueError(f"a record of {name} cannot be read: {error!r}") from error
 
     def finish(self) -> Machine:
-        """The machine, with all that is derived."""
+        """The machine, with all that is derived. Call `arm_some` until it is True before."""
+        while not self.arm_some():
+            pass
+        machine = self._need()
+        machine.hints = EntryEffects()
+        return machine
+
+    def arm_some(self) -> bool:
+        """A bounded piece of what can be done only when all records are here; True when there is no more."""
+        machine = self._need()
+        if self._unarmed is None:
+            self._unarmed = list(machine.by_uid.values())
+        if self._unarmed:
+            reached = machine.load_keys(self._unarmed[-1], self._armed, _SLICE)
+            self._armed = reached or 0
+            if reached is None:
+                self._unarmed.pop()
+        return not self._unarmed
+
+    def _need(self) -> Machine:
         if self._machine is None:
             raise ValueError("no header record")
-        self._machine.load_done()
         return self._machine
 
 

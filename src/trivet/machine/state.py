@@ -29,6 +29,7 @@ from msgspec import Struct
 from trivet.machine.commands import Backoff, Draft, Extras, QueueConfig
 from trivet.machine.order import Index, LazyHeap
 from trivet.machine.replies import Settled
+from trivet.machine.tables import TextTable
 
 # --- the states of a message (R19) ------------------------------------------------------------------
 BLOCKED, DELAYED, READY, LEASED, DONE, DEAD, CANCELLED = range(7)
@@ -276,9 +277,9 @@ class Queue:
         self.dead_order: LazyHeap[Message] = LazyHeap(CURRENT_END)  # the dead, oldest death first
         self.ready: LazyHeap[Message] = LazyHeap(CURRENT_READY)  # what may be leased now, best first
         self.ages: LazyHeap[Message] = LazyHeap(CURRENT_AGE)  # every ready message, longest ready first
-        self.groups: dict[str, Group] = {}
+        self.groups: TextTable[Group] = TextTable()
         self.busy: dict[str, Group] = {}  # groups with a lease
-        self.keys: dict[str, KeyRecord] = {}  # idempotency keys (R16)
+        self.keys: TextTable[KeyRecord] = TextTable()  # idempotency keys (R16)
         self.key_index: Index[KeyRecord] = Index()  # the same, by the number of the key's message
 
     @property

@@ -28,7 +28,6 @@ from trivet.machine.state import (
     Message,
     Queue,
     backoff_of,
-    extras_of,
     is_gone,
     max_attempts_of,
     ready_order,

@@ -137,6 +137,9 @@ class MachineSink:
         """Call until True: the new machine has replaced the old one. Raises `ValueError`: the old one stays."""
         if not self._reader.finish(out_of_time):
             return False
+        while not self._builder.arm_some():
+            if out_of_time():
+                return False
         header, trailer = self._reader.header, self._reader.trailer
         machine = self._builder.finish()
         if header is None or trailer is None or not header.index == machine.applied_index == index:

@@ -75,9 +75,11 @@ class Broker:
         stamp: Callable[[], int],
         wake: Callable[[], None],
         applying: Callable[[], bool] = lambda: False,
+        peek_ms: Callable[[], int] | None = None,
         auto_create_queues: bool = True,
     ) -> None:
-        """`machine`: the current one (an install replaces it). `stamp`: the next entry's `now_ms` (R1).
+        """`machine`: the current one (an install replaces it). `stamp`: the next entry's `now_ms` (R1);
+        `peek_ms`: what it would be, without taking it (default: this node's wall clock).
         `wake`: tells the driver that a batch waits. `applying`: whether an entry is half applied."""
         self.consensus = consensus
         self.host = host
@@ -85,6 +87,7 @@ class Broker:
         self.auto_create_queues = auto_create_queues
         self._machine = machine
         self._stamp = stamp
+        self._peek_ms = peek_ms or clock.wall_ms
         self._wake = wake
         self._applying = applying
         self._waiting: deque[_Offer] = deque()
@@ -104,8 +107,8 @@ class Broker:
 
     @property
     def now_ms(self) -> int:
-        """The latest known cluster time: for checks at the edge only, never stored (R1)."""
-        return max(self.machine.clock_ms, self.clock.wall_ms())
+        """The cluster's time now: for checks at the edge and ages in answers only, never stored (R1)."""
+        return max(self.machine.clock_ms, self._peek_ms())
 
     @property
     def waiting(self) -> tuple[int, int]:

@@ -22,12 +22,11 @@ from trivet.consensus.transport import PeerLinks
 from trivet.machine.commands import MACHINE_VERSION, Command, Genesis, Request
 from trivet.machine.core import Machine
 from trivet.machine.effects import EntryEffects
-from trivet.node.applier import Applier
 from trivet.node.broker import Broker
 from trivet.node.clock import RealClock
 from trivet.node.duties import SECRET_BYTES, Duties, DutySettings, End, memory_limit_bytes, resident_bytes
 from trivet.node.stamps import Stamper
-from trivet.node.watching import NodeObserver, Watcher
+from trivet.node.watching import NodeObserver, TimedApplier, Watcher
 from trivet.observability.logs import Events, Log, open_log
 from trivet.observability.metrics import Metrics
 from trivet.storage.port import Disk
@@ -107,7 +106,7 @@ class Node:
             clock,
             StorageSettings(segment_bytes=config.storage.segment_bytes, salt=self.rng.getrandbits(32)),
         )
-        self.applier = Applier(self._entry_applied)
+        self.applier = TimedApplier(self._entry_applied, self.meters)
         self.links = PeerLinks(
             self.node_id,
             {name: (address.host, address.port) for name, address in config.members.items()},
@@ -137,6 +136,7 @@ class Node:
             stamp=lambda: self.stamper.now_ms(self.applier.machine.clock_ms),
             wake=lambda: self.driver.wake(),
             applying=lambda: self.applier.busy,
+            peek_ms=lambda: self.stamper.peek_ms(self.applier.machine.clock_ms),
             auto_create_queues=config.api.auto_create_queues,
         )
         self.duties = Duties(

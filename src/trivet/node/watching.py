@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from trivet import __version__
-from trivet.consensus.port import Applied, Outcome
+from trivet.consensus.port import Applied, Outcome, OutOfTime
 from trivet.consensus.status import MemberStatus, ReplicaStatus
 from trivet.machine import views
 from trivet.machine.commands import MACHINE_VERSION
+from trivet.machine.state import Totals
+from trivet.node.applier import Applier, OnEffects
 from trivet.observability import metrics as m
 from trivet.observability.logs import Events, Log
 from trivet.observability.metrics import Metrics
@@ -52,6 +57,27 @@ class NodeObserver:
         self._meters.inc(m.PROPOSALS)
 
 
+class TimedApplier(Applier):
+    """The applier with the time of each entry measured, over all its slices."""
+
+    def __init__(self, on_effects: OnEffects, meters: Metrics) -> None:
+        super().__init__(on_effects)
+        self._meters = meters
+        self._spent_s = 0.0
+
+    def start(self, index: int, term: int, data: bytes) -> None:
+        super().start(index, term, data)
+        self._spent_s = 0.0
+
+    def step(self, out_of_time: OutOfTime) -> bool:
+        started = time.perf_counter()
+        done = super().step(out_of_time)
+        self._spent_s += time.perf_counter() - started
+        if done:
+            self._meters.observe(m.APPLY_SECONDS, self._spent_s)
+        return done
+
+
 class Watcher:
     """Looks at the node once a turn, and when somebody scrapes or asks."""
 
@@ -60,6 +86,7 @@ class Watcher:
         self._seen: tuple[str, str | None, int, bool] = ("follower", None, 0, False)
         self._office: int | None = None  # the term in which this node leads and has caught up
         self._refusals: dict[str, float] = {}
+        self._totals: dict[int, tuple[int, ...]] = {}  # by queue uid, as of the last scrape
         node.meters.on_scrape(self._refresh)
 
     # --- turns ------------------------------------------------------------------------------------------
@@ -193,11 +220,22 @@ class Watcher:
             "applied_index": status.applied_index if mine else None,
             "match_index": one.match,
             "lag": one.lag,
-            "last_contact_ms": one.last_contact_ms,
+            "last_contact_ms": self._contact_ms(one),
             "reachable": one.reachable,
             "disk_free_bytes": one.free_bytes,
             "memory_pressure": one.memory_pressure,
         }
+
+    def _contact_ms(self, one: MemberStatus) -> int | None:
+        """Two followers say nothing to each other but that they are there."""
+        quiet_s = self._node.links.quiet_for(one.node_id)
+        if quiet_s is None:
+            return one.last_contact_ms
+        return (
+            round(quiet_s * 1000)
+            if one.last_contact_ms is None
+            else min(round(quiet_s * 1000), one.last_contact_ms)
+        )
 
     # --- metrics ----------------------------------------------------------------------------------------
 
@@ -235,7 +273,23 @@ class Watcher:
         meters.clear(m.ALARM)
         for alarm in self.alarms(replica.status()):
             meters.set(m.ALARM, 1, alarm=alarm.split(":")[0])
+        self._refresh_totals(meters)
         self._refresh_queues(meters)
+
+    def _refresh_totals(self, meters: Metrics) -> None:
+        """Differences since the last scrape, so that a deleted queue does not make a counter fall."""
+        seen: dict[int, tuple[int, ...]] = {}
+        sums = [0] * len(Totals.__struct_fields__)
+        nothing = (0,) * len(sums)
+        for queue in self._node.machine.queues.values():
+            now = msgspec.structs.astuple(queue.totals)
+            before = self._totals.get(queue.uid, nothing)
+            seen[queue.uid] = now
+            for place, (new, old) in enumerate(zip(now, before, strict=True)):
+                sums[place] += new - old
+        self._totals = seen
+        for event, count in zip(Totals.__struct_fields__, sums, strict=True):
+            meters.inc(m.MESSAGES, max(0, count), event=event)
 
     def _refresh_queues(self, meters: Metrics) -> None:
         """The first `QUEUE_LABELS_MAX` queues by name: a label for each of ten thousand would drown a scrape."""

@@ -90,17 +90,13 @@ ALARM = _declare("gauge", "trivet_alarm", "1 while the alarm is raised.", ("alar
 BUILD = _declare("gauge", "trivet_build_info", "Always 1.", ("version", "python"))
 
 # --- queues -------------------------------------------------------------------------------------------
-ENQUEUED = _declare("counter", "trivet_messages_enqueued_total", "Messages enqueued through this node.")
-DUPLICATES = _declare(
-    "counter", "trivet_messages_deduplicated_total", "Enqueues answered with an earlier message."
+MESSAGES = _declare(
+    "counter",
+    "trivet_messages_total",
+    "What happened to messages, over all queues and the whole cluster (each node counts what it applied).",
+    ("event",),
 )
-LEASED = _declare("counter", "trivet_messages_leased_total", "Leases granted through this node.")
-ACKED = _declare("counter", "trivet_messages_acked_total", "Messages acked through this node.")
-NACKED = _declare("counter", "trivet_messages_nacked_total", "Messages nacked through this node.")
-STALE = _declare("counter", "trivet_leases_stale_total", "Settlements refused: lease not live or unknown.")
-EXPIRED = _declare("counter", "trivet_expired_total", "Leases, ttls and delays handled by expiry.")
-DEAD = _declare("counter", "trivet_messages_dead_total", "Messages dead-lettered by a nack.")
-REFUSED = _declare("counter", "trivet_requests_refused_total", "Requests refused, by code.", ("code",))
+EXPIRED = _declare("counter", "trivet_expired_total", "Things this node's expiry handled while it led.")
 QUEUE_MESSAGES = _declare(
     "gauge", "trivet_queue_messages", "Messages of a queue by state.", ("queue", "state")
 )
@@ -118,12 +114,9 @@ REQUEST_SECONDS = _declare(
     "histogram", "trivet_http_request_seconds", "Time to answer a request.", ("route",), buckets=_SECONDS
 )
 REDIRECTS = _declare("counter", "trivet_http_redirected_total", "Requests sent on to the leader.")
-FORWARDS = _declare(
-    "counter", "trivet_http_forwarded_total", "Requests forwarded to the leader.", ("result",)
-)
 PARKED_POLLS = _declare("gauge", "trivet_http_parked_polls", "Long polls waiting.")
 
-disable_created_metrics()  # a second sample for every counter that nobody reads
+disable_created_metrics()  # type: ignore[no-untyped-call] # a second sample for every counter that nobody reads
 _KINDS: dict[str, Any] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
 
 

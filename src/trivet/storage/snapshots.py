@@ -60,6 +60,12 @@ class SnapshotWriter:
         self.size += len(data)
         self.crc = google_crc32c.extend(self.crc, data)
 
+    def flush(self) -> SnapshotFlush:
+        """A job that takes what was written so far to the disk, so that the commit's own fsync is short.
+        Writing may go on while it runs; `commit` and `abort` may not be called before it has ended."""
+        assert self._file is not None
+        return SnapshotFlush(self._file)
+
     def commit(self, digest: bytes | None = None, crc: int | None = None) -> SnapshotCommit:
         """The blocking rest as a job. `digest` replaces the one of the meta. Raises `ValueError` if the
         body's CRC is not the given `crc` (a received snapshot)."""
@@ -84,6 +90,20 @@ class SnapshotWriter:
             self._file.close()
             self._file = None
             self._store.disk.unlink(self._name)
+
+
+class SnapshotFlush:
+    """`run` blocks and may run in a thread."""
+
+    def __init__(self, file: File) -> None:
+        self._file = file
+
+    def run(self) -> None:
+        """Raises `StorageFailed`: fatal."""
+        try:
+            self._file.sync()
+        except OSError as error:
+            raise StorageFailed(error.errno, f"the disk failed while a snapshot was written: {error}") from error
 
 
 class SnapshotCommit:

@@ -132,7 +132,9 @@ class LabNode:
         lab = self.lab
         self.lives += 1
         self.job = None
-        self.storage = Storage.open(self.disk, self.name, self.clock, StorageSettings(segment_bytes=lab.segment_bytes))
+        self.storage = Storage.open(
+            self.disk, self.name, self.clock, StorageSettings(segment_bytes=lab.segment_bytes)
+        )
         if identity and self.storage.identity is None:
             self.storage.set_identity(Identity(CLUSTER, tuple(lab.names), "born"))
         self.machine = Notes()
@@ -171,7 +173,11 @@ class LabNode:
 
     def log(self) -> list[tuple[int, bytes]]:
         storage = self.storage
-        items = storage.entries(storage.base_index + 1, storage.last_index + 1, 1 << 40) if storage.last_index else []
+        items = (
+            storage.entries(storage.base_index + 1, storage.last_index + 1, 1 << 40)
+            if storage.last_index
+            else []
+        )
         return [(term, data) for _, term, data in items]
 
 
@@ -313,14 +319,17 @@ class Lab:
     def leader(self) -> LabNode:
         """Runs until exactly one node may propose."""
         self.until(lambda: [n for n in self.nodes.values() if n.alive and n.replica.can_propose])
-        newest = max((n for n in self.nodes.values() if n.alive and n.replica.is_leader), key=lambda n: n.replica.term)
-        return newest
+        return max(
+            (n for n in self.nodes.values() if n.alive and n.replica.is_leader), key=lambda n: n.replica.term
+        )
 
     def followers(self) -> list[LabNode]:
         leader = self.leader()
         return [node for node in self.nodes.values() if node.alive and node is not leader]
 
-    def put(self, node: LabNode, count: int = 1, tag: str = "x", size: int = 0, deadline_s: float = 5.0) -> list[Outcome]:
+    def put(
+        self, node: LabNode, count: int = 1, tag: str = "x", size: int = 0, deadline_s: float = 5.0
+    ) -> list[Outcome]:
         got: list[Outcome] = []
         for number in range(count):
             node.replica.propose(f"{tag}{number}".encode() + b"." * size, got.append, deadline_s)

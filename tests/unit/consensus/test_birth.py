@@ -56,7 +56,12 @@ MARKED = view(EMPTY, forbidden=True)
         ("a", E, {"b": BX, "c": None}, Join("X")),
         ("a", WISH, {"b": BX, "c": E}, Join("X")),  # one member with state forbids a birth
         ("a", MARKED, {"b": BX, "c": E}, Join("X")),
-        ("a", MARKED, {"b": E, "c": E}, Wait("this directory had begun to join a cluster; no member of it answers")),
+        (
+            "a",
+            MARKED,
+            {"b": E, "c": E},
+            Wait("this directory had begun to join a cluster; no member of it answers"),
+        ),
         ("a", WISH, {"b": MARKED, "c": E}, Wait("a member may only join a living cluster")),
         ("a", PX, {"b": PY, "c": E}, Refuse("members belong to different clusters: X, Y")),
         ("a", PX, {"b": BY, "c": E}, Refuse("members belong to different clusters: X, Y")),

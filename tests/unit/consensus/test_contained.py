@@ -81,7 +81,12 @@ def test_the_unsafe_paths_are_fatal_not_silent(call: Any) -> None:
 
 def test_nothing_is_pickled() -> None:
     """r08: no module of ours names pickle, and the stock callers of it are all overridden."""
-    callers = ("__doApplyCommand", "__parseChangeClusterRequest", "__onMessageReceived", "__sendAppendEntries")
+    callers = (
+        "__doApplyCommand",
+        "__parseChangeClusterRequest",
+        "__onMessageReceived",
+        "__sendAppendEntries",
+    )
     for name in callers:
         assert "_SyncObj" + name in vars(Contained)
 
@@ -135,7 +140,12 @@ def test_the_same_seed_gives_the_same_messages_under_any_hash_seed() -> None:
     for seed in ("0", "1", "77"):
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         done = subprocess.run(
-            [sys.executable, "-c", REPLAY], env=environment, capture_output=True, text=True, check=True, timeout=60
+            [sys.executable, "-c", REPLAY],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
         )
         outputs.add(done.stdout)
     assert len(outputs) == 1
@@ -143,7 +153,13 @@ def test_the_same_seed_gives_the_same_messages_under_any_hash_seed() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"heartbeat_ms": 200}, {"election_min_ms": 900}, {"heartbeat_ms": 0}, {"append_bytes": 0}, {"window_frames": 0}],
+    [
+        {"heartbeat_ms": 200},
+        {"election_min_ms": 900},
+        {"heartbeat_ms": 0},
+        {"append_bytes": 0},
+        {"window_frames": 0},
+    ],
 )
 def test_settings_that_cannot_work_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"must be"):

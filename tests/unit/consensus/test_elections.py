@@ -164,7 +164,9 @@ def test_a_shorter_log_is_not_preferred() -> None:
     term = leader.replica.term
     for round_, last in ((1, 2), (2, follower.storage.last_index)):
         follower.replica.receive(other.name, PreVote("lab", other.name, term, round_, last, term))
-    answers = {m.round: m.granted for s, _, m in lab.seen if isinstance(m, PreVoteReply) and s == follower.name}
+    answers = {
+        m.round: m.granted for s, _, m in lab.seen if isinstance(m, PreVoteReply) and s == follower.name
+    }
     assert answers == {1: False, 2: True}
 
 

@@ -95,7 +95,9 @@ def test_it_neither_votes_nor_stands_nor_takes_over() -> None:
     node.replica.receive(leader.name, RequestVote("lab", leader.name, term + 1, 99, 99))
     node.replica.receive(leader.name, TimeoutNow("lab", leader.name, node.replica.term))
     lab.run(2)
-    assert not [m for s, _, m in lab.seen if s == node.name and isinstance(m, Vote | RequestVote | PreVoteReply)]
+    assert not [
+        m for s, _, m in lab.seen if s == node.name and isinstance(m, Vote | RequestVote | PreVoteReply)
+    ]
     assert not leader.replica.transfer(node.name)
 
 
@@ -154,7 +156,16 @@ def test_the_leader_forgets_what_it_knew_at_the_hello() -> None:
     lab.connect(name, leader.name)
     assert peer.match == 0 and engine.counted_match[peer.node] == 0 and not engine.replication.counts(peer)
     late = AppendReply(
-        "lab", name, leader.replica.term, engine.outbox.sequence - 1, True, 6, 0, False, session, engine.health()
+        "lab",
+        name,
+        leader.replica.term,
+        engine.outbox.sequence - 1,
+        True,
+        6,
+        0,
+        False,
+        session,
+        engine.health(),
     )
     leader.replica.receive(name, late)
     assert engine.counted_match[peer.node] == 0, "an answer of its earlier life counted"

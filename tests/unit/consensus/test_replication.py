@@ -99,7 +99,10 @@ def test_an_answer_of_an_older_term_counts_nothing() -> None:
 
     session = other.engine.session
     now = engine.outbox.sequence
-    for wrong in (answer(leader.replica.term - 1, now, session), answer(leader.replica.term, now + 1, session)):
+    for wrong in (
+        answer(leader.replica.term - 1, now, session),
+        answer(leader.replica.term, now + 1, session),
+    ):
         leader.replica.receive(other.name, wrong)
         assert engine.replication.of(engine.peers.get(other.name)).match == before
     leader.replica.receive(other.name, answer(leader.replica.term, now, session + 1))  # another life of it
@@ -133,7 +136,9 @@ def test_a_follower_with_a_divergent_entry_and_a_backlog_catches_up() -> None:
     assert took < 3.0 and carried < 1300, f"{carried} entries for a backlog of 600"
 
 
-def test_without_the_reset_barrier_the_backlog_is_sent_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_reset_barrier_the_backlog_is_sent_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The mutant of r16: every refusal of a window steps back and sends anew."""
     from trivet.consensus.replication import Progress
 
@@ -165,7 +170,16 @@ def resent_for_ten_refusals(lab: Lab) -> int:
     sequence = engine.outbox.sequence
     for seq in range(sequence - 9, sequence + 1):
         refusal = AppendReply(
-            "lab", follower.name, leader.replica.term, seq, False, 0, 2, False, follower.engine.session, HEALTH
+            "lab",
+            follower.name,
+            leader.replica.term,
+            seq,
+            False,
+            0,
+            2,
+            False,
+            follower.engine.session,
+            HEALTH,
         )
         leader.replica.receive(follower.name, refusal)
     return sum(1 for _, to, m in lab.seen if to == follower.name and isinstance(m, Append) and m.entries)
@@ -277,7 +291,7 @@ def test_a_raising_callback_is_reported_and_applies_once() -> None:
 
     leader.replica.propose(b"once", broken, 5)
     lab.run(0.3)
-    assert leader.saw("callback_raised") == [{"error": "ValueError(\"a waiter's defect\")"}]
+    assert leader.saw("callback_raised") == [{"error": 'ValueError("a waiter\'s defect")'}]
     assert lab.same() and leader.machine.kept == [(2, b"once")]
 
 
@@ -322,7 +336,9 @@ def test_a_second_leader_of_the_term_is_fatal() -> None:
 
 
 @pytest.mark.parametrize(("previous", "entries"), [(1, [(9, REGULAR + b"y")]), (2, [])])
-def test_a_leader_that_contradicts_what_is_committed_is_fatal(previous: int, entries: list[tuple[int, bytes]]) -> None:
+def test_a_leader_that_contradicts_what_is_committed_is_fatal(
+    previous: int, entries: list[tuple[int, bytes]]
+) -> None:
     lab = Lab()
     leader = lab.leader()
     lab.put(leader, 2)
@@ -349,8 +365,12 @@ def test_entries_below_the_base_are_the_same_by_definition() -> None:
     terms = [(1, NO_OP)] * (base - 5)
     below = Append("lab", leader.name, leader.replica.term, 1, 2, 1, 0, 0, 0, HEALTH, terms)
     follower.replica.receive(leader.name, below)
-    across = [(leader.storage.term_at(i) or 0, leader.storage.entry(i)) for i in range(base - 1 + 2, last + 1)]
-    reach = Append("lab", leader.name, leader.replica.term, 1, base - 1, 1, 0, 0, 0, HEALTH, [(1, b"?"), *across])
+    across = [
+        (leader.storage.term_at(i) or 0, leader.storage.entry(i)) for i in range(base - 1 + 2, last + 1)
+    ]
+    reach = Append(
+        "lab", leader.name, leader.replica.term, 1, base - 1, 1, 0, 0, 0, HEALTH, [(1, b"?"), *across]
+    )
     follower.replica.receive(leader.name, reach)
     assert (follower.storage.base_index, follower.storage.last_index) == (base, last)
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.unit.consensus.lab import Lab, LabNode, Notes
 from trivet.consensus.port import Applied, Fatal
+from trivet.storage import snapshots
 from trivet.wire.frames import Message, SnapshotChunk, SnapshotReply
 
 SMALL: dict[str, Any] = {"segment_bytes": 4096 + 600, "snapshot_chunk_bytes": 100, "snapshot_window": 2}
@@ -20,9 +21,9 @@ def fill(lab: Lab, node: LabNode, rounds: int = 3, each: int = 20) -> None:
     """Enough for the log to be compacted behind two snapshots."""
     for number in range(rounds):
         lab.put(node, each, f"r{number}.", size=40)
-        lab.run(0.2)
+        lab.run(0.3)
         assert node.replica.snapshot_now()
-        lab.run(0.1)
+        lab.run(0.7)
 
 
 def behind(lab: Lab) -> tuple[LabNode, LabNode]:
@@ -108,7 +109,9 @@ def test_a_connection_replaced_in_mid_transfer() -> None:
     lab = Lab(**SMALL)
     leader, late = behind(lab)
     lab.start(late.name)
-    lab.until(lambda: late.engine.installer._writer is not None and late.engine.installer._writer.size > 200, 5)
+    lab.until(
+        lambda: late.engine.installer._writer is not None and late.engine.installer._writer.size > 200, 5
+    )
     lab.disconnect(leader.name, late.name)
     lab.connect(leader.name, late.name)
     lab.until(lambda: lab.same(), 10)
@@ -192,7 +195,9 @@ def test_what_follows_the_snapshot_and_matches_is_kept() -> None:
     late.job = late.job or late.replica.take_sync()
     late.sync()
     # a later leader sends the log instead, while the install waits
-    entries = [leader.storage.entry(i) for i in range(leader.storage.base_index + 1, leader.storage.last_index + 1)]
+    entries = [
+        leader.storage.entry(i) for i in range(leader.storage.base_index + 1, leader.storage.last_index + 1)
+    ]
     late.storage.reset_to(leader.storage.base_index, leader.storage.base_term)
     for offset, data in enumerate(entries):
         late.storage.append(leader.storage.base_index + 1 + offset, 1, data)
@@ -281,7 +286,9 @@ def test_a_snapshot_waits_for_the_log_below_it() -> None:
     assert follower.engine.taker.take_job() is None
     follower.disk_stalled = False
     lab.run(0.1)
-    assert follower.saw("snapshot_taken") == [{"index": 4, "bytes": follower.saw("snapshot_taken")[0]["bytes"]}]
+    assert follower.saw("snapshot_taken") == [
+        {"index": 4, "bytes": follower.saw("snapshot_taken")[0]["bytes"]}
+    ]
 
 
 def test_a_snapshot_the_machine_cannot_read_is_fatal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,3 +322,49 @@ def test_after_an_install_the_machine_is_the_senders() -> None:
     got = lab.put(new, 3)
     lab.run(0.3)
     assert [type(o) for o in got] == [Applied] * 3 and isinstance(late.machine, Notes) and lab.same()
+
+
+def test_a_long_snapshot_reaches_the_disk_in_short_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R9: one fsync of everything at the end would hold the log's own syncs for seconds."""
+    monkeypatch.setattr("trivet.consensus.snapshot_write.FLUSH_BYTES", 300)
+    flushed: list[object] = []
+    real = snapshots.SnapshotFlush.run
+
+    def run(self: snapshots.SnapshotFlush) -> None:
+        flushed.append(self)
+        real(self)
+
+    monkeypatch.setattr(snapshots.SnapshotFlush, "run", run)
+    lab = Lab(slice_ms=0.0, **SMALL)
+    _, late = behind(lab)
+    taken = len(flushed)
+    lab.start(late.name)
+    lab.until(lambda: late.saw("snapshot_installed") and lab.same(), 10)
+    assert len(flushed) - taken >= 10, "the received one was flushed at its end only"
+
+
+@pytest.mark.parametrize("stall", [False, True])
+def test_a_flush_under_way_outlives_what_it_flushes(stall: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file must not be closed under the thread that syncs it; nor committed."""
+    monkeypatch.setattr("trivet.consensus.snapshot_write.FLUSH_BYTES", 50)
+    lab = Lab("a", slice_ms=0.0)
+    node = lab.leader()
+    lab.put(node, 5, size=50)
+    lab.run(0.2)
+    assert node.replica.snapshot_now()
+    node.disk_stalled = True
+    for _ in range(3):
+        node.replica.tick()
+    job = node.replica.take_sync()
+    assert isinstance(job, snapshots.SnapshotFlush)
+    if stall:
+        lab.run(0.2)
+        assert node.storage.snapshots.latest is None and node.engine.taker.busy
+    else:
+        node.engine.taker.abort("a test")
+    job.run()
+    node.replica.synced(job)
+    node.disk_stalled = False
+    lab.run(0.1)
+    assert (node.storage.snapshots.latest is not None) is stall
+    assert not [name for name in node.disk.names() if name.endswith(".tmp")]

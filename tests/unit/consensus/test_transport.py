@@ -267,7 +267,10 @@ def test_a_peer_that_does_not_read_is_dropped_and_memory_stays_bounded(
         hello = Hello("c", "b", 1, frames.PROTOCOL, "born", [], False, "", 1, "", "1", 1, HEALTH)
         writer.write(encode(hello))
         await until(lambda: a.up)
-        big = frames.SnapshotChunk("c", "a", 1, 1, "s", 1, 1, [], 1, b"", 0, HEALTH, bytes(500_000))
+        big = frames.Append(
+            "c", "a", 1, seq=1, prev_index=0, prev_term=0, commit=0, release=0, session=0, health=HEALTH,
+            entries=[(1, bytes(500_000))],
+        )  # fmt: skip
         for _ in range(100):
             a.links.send("b", big)
             a.links.flush()

@@ -25,7 +25,11 @@ def run(test: Callable[[Loopback, int], Awaitable[None]], settings: Settings = F
 async def answer_of(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
     head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
     headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
-    return int(head[0].split(" ")[1]), headers, await reader.readexactly(int(headers.get("content-length", 0)))
+    return (
+        int(head[0].split(" ")[1]),
+        headers,
+        await reader.readexactly(int(headers.get("content-length", 0))),
+    )
 
 
 async def closed(reader: asyncio.StreamReader) -> None:
@@ -124,10 +128,10 @@ def test_a_half_open_poll_is_forgotten() -> None:
         ask = b'{"consumer": "c", "wait_ms": 30000}'
         head = b"POST /v1/queues/q/lease HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(ask)
         writer.write(head + ask)
-        while not node.waiters.parked:
+        while not node.waiters.parked:  # noqa: ASYNC110 - bounded by the test's timeout
             await asyncio.sleep(0.005)
         writer.transport.abort()
-        while node.waiters.parked:
+        while node.waiters.parked:  # noqa: ASYNC110 - bounded by the test's timeout
             await asyncio.sleep(0.005)
 
     run(test)
@@ -157,7 +161,12 @@ def test_an_answer_that_is_not_read() -> None:
 
 def test_bytes_that_are_no_http() -> None:
     async def test(node: Loopback, port: int) -> None:
-        for wrong in (b"hello\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\r\n\r\n", b"GET /livez HTTP/1.1\r\nBad Header\r\n\r\n"):
+        for wrong in (
+            b"hello\r\n\r\n",
+            b"GET / HTTP/9.9\r\n\r\n",
+            b"\x16\x03\x01\x02\x00\r\n\r\n",
+            b"GET /livez HTTP/1.1\r\nBad Header\r\n\r\n",
+        ):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(wrong)
             status, headers, body = await answer_of(reader)
@@ -187,9 +196,7 @@ def test_expect_100_continue() -> None:
 def test_a_chunked_body_has_its_limit_too() -> None:
     async def test(node: Loopback, port: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(
-            b"POST /v1/queues/q/messages HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-        )
+        writer.write(b"POST /v1/queues/q/messages HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         chunk = b"%x\r\n" % (1 << 20) + b" " * (1 << 20) + b"\r\n"
         try:
             for _ in range(16):

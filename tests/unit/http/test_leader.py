@@ -35,7 +35,7 @@ def run(test: Callable[[aiohttp.ClientSession], Awaitable[None]]) -> None:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - bounded by the test's timeout
             await asyncio.sleep(0.005)
 
 
@@ -52,7 +52,7 @@ def test_a_follower_redirects() -> None:
             for method, path in (
                 ("PUT", "/v1/queues/q"),
                 ("GET", "/v1/queues/q?consistency=leader"),
-                ("POST", "/v1/queues/a%2Db/lease"),
+                ("GET", "/v1/effects/a%2Fb"),
             ):
                 status, headers, body = await call(session, method, there + path, {})
                 assert (status, body) == (307, None)
@@ -93,12 +93,19 @@ def test_a_follower_forwards_when_asked_or_configured() -> None:
             follow(third, leader)
             key = {"Idempotency-Key": "k"}
             status, headers, first = await call(
-                session, "POST", asked + "/v1/queues/q/messages", {"body": 1}, **key, **{"Trivet-Follower": "forward"}
+                session,
+                "POST",
+                asked + "/v1/queues/q/messages",
+                {"body": 1},
+                **key,
+                **{"Trivet-Follower": "forward"},
             )
             assert status == 201
             assert headers["Trivet-Node"] == "n2"
             assert headers["Content-Type"] == "application/json"
-            _, _, again = await call(session, "POST", configured + "/v1/queues/q/messages", {"body": 1}, **key)
+            _, _, again = await call(
+                session, "POST", configured + "/v1/queues/q/messages", {"body": 1}, **key
+            )
             assert again == {**first, "repeated": True}
             status, headers, told = await call(session, "GET", configured + "/v1/queues/none")
             assert (status, told["code"]) == (404, "queue_not_found")
@@ -274,7 +281,7 @@ def test_a_poll_with_a_lease_under_way_has_an_unknown_end() -> None:
             ask = {"consumer": "c", "wait_ms": 30_000}
             poll = asyncio.create_task(call(session, "POST", there + "/v1/queues/q/lease", ask))
             await until(lambda: node.waiters.parked == 1)
-            await call(session, "POST", there + "/v1/queues/q/messages", {}, **{"X": "1"})
+            await call(session, "POST", there + "/v1/queues/q/messages", {}, X="1")
             # The lease is committed by the loopback at once; hold the next one instead.
             assert (await poll)[0] == 200
             node.hold = True
@@ -308,7 +315,9 @@ def test_pressure_refuses_enqueues_and_nothing_else() -> None:
                 assert (got, told["code"], told["retry"]) == (status, code, "later")
                 assert int(headers["Retry-After"]) >= 1
                 # R12: look-ups of request and key come before every refusal.
-                assert (await call(session, "POST", path + "/messages", {"body": 1}, **key))[2]["repeated"] is True
+                assert (await call(session, "POST", path + "/messages", {"body": 1}, **key))[2][
+                    "repeated"
+                ] is True
                 again = await call(session, "POST", path + "/messages", {"body": 2, "idempotency_key": "i"})
                 assert again[2]["messages"][0]["duplicate"] is True
                 _, _, leased = await call(session, "POST", path + "/lease", {"consumer": "c"})
@@ -330,7 +339,11 @@ def test_a_draining_node_takes_no_new_work() -> None:
             _, _, leased = await call(session, "POST", path + "/lease", {"consumer": "c"})
             token = leased["messages"][0]["lease_token"]
             node.draining = True
-            for where, body in (("/messages", {}), ("/lease", {"consumer": "c"}), ("/lease", {"consumer": "c", "wait_ms": 9000})):
+            for where, body in (
+                ("/messages", {}),
+                ("/lease", {"consumer": "c"}),
+                ("/lease", {"consumer": "c", "wait_ms": 9000}),
+            ):
                 status, _, told = await call(session, "POST", path + where, body)
                 assert (status, told["code"], told["retry"]) == (503, "draining", "elsewhere")
             acked = await call(session, "POST", there + "/v1/ack", {"acks": [{"lease_token": token}]})

@@ -167,7 +167,10 @@ def rebuild(dumped: dict[str, list[Any]]) -> Machine:
         m.load_settled(data)
     for data in dumped["effects"]:
         m.load_effect(data)
-    m.load_done()
+    for queue in m.by_uid.values():
+        after: int | None = 0
+        while after is not None:
+            after = m.load_keys(queue, after, 3)
     return m
 
 

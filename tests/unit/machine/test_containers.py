@@ -88,7 +88,7 @@ def test_the_index_splits_a_full_chunk_when_it_must_insert() -> None:
 
 
 def test_the_fifo_finds_the_newest_of_a_key_and_its_chunks_stay_true() -> None:
-    fifo: Fifo[int, tuple[int, int]] = Fifo(lambda record: record[0])
+    fifo: Fifo[int, tuple[int, int]] = Fifo(lambda record: record[0], {})
     assert fifo.oldest() is None and fifo.chunks() == []
     for n in range(2 * CHUNK + 10):
         fifo.append((n % 900, n))

@@ -504,6 +504,15 @@ def test_r27_effects_commit_with_the_ack() -> None:
     assert kit.m.effects_by_id["e"].result == b"1" and kit.m.effects_by_id["f"].state == "done"
 
 
+def test_r27_a_grant_that_its_ack_leaves_out_ends_uncertain() -> None:
+    kit = make()
+    kit.put("a")
+    (grant,) = kit.lease()
+    kit(c.EffectBegin("e", "w", token(grant), True))
+    kit.ack(grant)
+    assert kit.m.effects_by_id["e"].uncertain and not kit.m.lease_effects
+
+
 def test_r12_a_repeated_begin_repeats_a_live_grant_only() -> None:
     kit = make()
     begin = c.EffectBegin("e", "w", ttl_ms=100)

@@ -378,6 +378,8 @@ def test_keys_of_one_message_in_two_queues_end_in_a_fixed_order() -> None:
     kill(kit, Draft(key="k"))
     kit(c.Redrive("q", to="r"))
     kit.nack(*kit.lease(queue="r"), dead_letter=True)
+    one, two = kit.m.queues["q"].keys["k"], kit.m.queues["r"].keys["k"]
+    assert one.wake_key == two.wake_key and one < two and not two < one
     kit.now += 1000
     kit(c.Expire(1))
     assert (len(kit.m.queues["q"].keys), len(kit.m.queues["r"].keys)) == (0, 1)
