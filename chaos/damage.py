@@ -28,6 +28,7 @@ SETTINGS = {
     "TRIVET__STORAGE__SEGMENT_BYTES": str(1 << 20),
     "TRIVET__STORAGE__SNAPSHOT_ENTRIES": "200",
 }
+FAMILIES = {"log-": 7, "snap": 2, "hard": 1}  # which files, how often
 KINDS = ("flip", "flip", "cut", "zero")
 
 
@@ -51,9 +52,11 @@ def used_bytes(path: Path) -> int:
 
 def damage(node: NodeProcess, rng: random.Random) -> str:
     """Change one place of one file of a stopped node; answers what was done."""
-    files = [one for one in sorted(node.data_dir.iterdir()) if one.is_file() and used_bytes(one) > 0]
-    files = [one for one in files if one.name.startswith(("wal", "snap", "log", "hard"))]
-    path = rng.choice(files)
+    files = [
+        one for one in sorted(node.data_dir.iterdir()) if one.suffix != ".damaged" and used_bytes(one) > 0
+    ]
+    family = rng.choices(list(FAMILIES), weights=list(FAMILIES.values()))[0]
+    path = rng.choice([one for one in files if one.name.startswith(family)] or files)
     offset = rng.randrange(used_bytes(path))
     kind = rng.choice(KINDS)
     with path.open("r+b") as file:
@@ -64,23 +67,20 @@ def damage(node: NodeProcess, rng: random.Random) -> str:
             old = file.read(1)[0]
             file.seek(offset)
             file.write(bytes([old ^ (1 << rng.randrange(8)) if kind == "flip" else 0]))
-    return f"{kind} {path.name.split('.')[-1]} at {offset}"
+    return f"{kind} {path.name} at {offset}"
 
 
-async def back_again(node: NodeProcess, seconds: float) -> str:
-    """How the damaged node came back: `ready`, `repaired` (it said recovering), `refused`, `stuck`."""
-    said_recovering = False
+async def back_again(node: NodeProcess, log_from: int, seconds: float) -> str:
+    """How the damaged node came back: `repaired` (it said recovering and was fed), `mended alone` (the
+    other copy, or the older snapshot and the log, sufficed), `refused` (it ended), `stuck`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if not node.running:
             return "refused"
-        answer = await asyncio.to_thread(node.get, "/v1/cluster")
-        mine = next((m for m in (answer or {}).get("members", []) if m["id"] == node.id), None)
-        if mine and mine.get("recovering"):
-            said_recovering = True
-        elif mine and await asyncio.to_thread(node.get, "/readyz?verbose") is not None:
-            return "repaired" if said_recovering else "ready"
-        await asyncio.sleep(0.02)
+        if await asyncio.to_thread(node.get, "/readyz?verbose") is not None:
+            said = node.log.read_bytes()[log_from:]
+            return "repaired" if b'"event": "recovering"' in said else "mended alone"
+        await asyncio.sleep(0.05)
     return "stuck"
 
 
@@ -115,16 +115,19 @@ async def drill(root: Path, places: int = 100, seed: int = 1) -> DamageReport:
             node = rng.choice(cluster.nodes)
             await asyncio.to_thread(node.stop)
             what = damage(node, rng)
+            log_from = node.log.stat().st_size
             node.start()
-            end = await back_again(node, 30)
-            report.places, report.kinds[what.split()[0]] = place + 1, report.kinds[what.split()[0]] + 1
+            end = await back_again(node, log_from, 30)
+            print(f"place {place}: {node.id}: {what}: {end}", flush=True)
+            report.places += 1
+            report.kinds[what.split()[0]] += 1
             report.ends[end] += 1
             if end in ("refused", "stuck"):
-                print(f"place {place}: {node.id}: {what}: {end}\n{node.last_lines(4)}", flush=True)
+                print(node.last_lines(4), flush=True)
                 node.kill()
                 wipe(node)
                 node.start()
-                if await back_again(node, 30) == "stuck":
+                if await back_again(node, log_from, 30) == "stuck":
                     report.ends["stuck"] += 1
             await asyncio.to_thread(cluster.wait_ready)
         await load.stop()

@@ -102,15 +102,14 @@ class Demo:
         """Kill, restart, until there are enough messages, enough kills, and proof that they hit (R38)."""
         while True:
             await self._until_acks(200)
-            if self.killed >= self.kills and len(producer.sent) >= self.messages and self._proven():
-                return
-            if self.killed >= KILLS_MAX:
-                if len(producer.sent) >= self.messages:
-                    return  # the verdict will say what was not proven
-                await asyncio.sleep(0.1)
-                continue
-            due = len(producer.sent) >= self.messages * (self.killed + 1) // (self.kills + 1)
-            if due or self.killed >= self.kills:
+            enough = len(producer.sent) >= self.messages
+            if self.killed < self.kills:
+                due = len(producer.sent) >= self.messages * (self.killed + 1) // (self.kills + 1)
+            elif enough and (self._proven() or self.killed >= KILLS_MAX):
+                return  # if something was not proven, the verdict says so
+            else:
+                due = enough
+            if due:
                 await self._kill_the_leader(producer)
                 await self._kill_a_worker()
 
@@ -153,7 +152,9 @@ class Demo:
         return sum(worker.counted(status) for worker in self.workers)
 
     def _proven(self) -> bool:
-        return all(self._count(what) > 0 for what in ("redelivered", "unknown_attempt", "repeated"))
+        return all(
+            self._count(what) > 0 for what in ("redelivered", "unknown_attempt", "repeated", "reconciled")
+        )
 
     async def _run_dry(self, client: Client) -> None:
         end_s = time.monotonic() + DRAIN_S_MAX

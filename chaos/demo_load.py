@@ -132,6 +132,7 @@ class WorkerProcess:
         for line in data[:whole].splitlines():
             entry = json.loads(line)
             self._counts[entry["event"]] += 1
+            self._counts["reconciled"] += bool(entry.get("happened"))
             if entry["event"] == "settled":
                 self._counts[entry["status"]] += 1
                 self._counts["repeated"] += bool(entry["repeated"])

@@ -30,7 +30,7 @@ run run --rm $limits localhost/trivet:dev --version
 id=$(run run -d $limits --read-only --cap-drop all -e TRIVET__API__LISTEN=127.0.0.1:7499 localhost/trivet:dev)
 trap 'run rm -f -t 1 "$id" >/dev/null' EXIT
 for _ in $(seq 100); do
-    if run exec "$id" trivet health --help >/dev/null && run exec "$id" trivet health; then healthy=1; break; fi
+    if run exec "$id" trivet health --url http://127.0.0.1:7499; then healthy=1; break; fi
     sleep 0.1
 done
 [ "${healthy:-}" = 1 ] || { run logs "$id"; echo "image: not healthy"; exit 1; }

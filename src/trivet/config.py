@@ -85,7 +85,7 @@ class ClusterSection:
         (), 'All members as "id=host:port" Raft addresses, this node included. Empty: a single node.'
     )
     bootstrap: bool = _setting(
-        False, "Let the cluster be born when all members' directories are empty. A single node needs it too."
+        False, "Let the cluster be born when all members' directories are empty. A single node needs no wish."
     )
 
 

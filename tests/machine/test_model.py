@@ -1,6 +1,6 @@
 """Machine against model: random commands; after each one replies, views and laws are compared.
 
-The default run is short. `TRIVET_HYPOTHESIS=ci` runs more of it, `TRIVET_HYPOTHESIS=long` much more.
+The usual run is short; `TRIVET_LONG=1` runs far more of it, with fresh examples.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from tests.long import pick
 from tests.machine.harness import Pair, rebuilt, state_of
 from tests.machine.strategies import (
     HOUR,
@@ -33,9 +34,7 @@ from trivet.machine.replies import Done
 
 DAY = 24 * HOUR
 EFFECTS = st.sampled_from(("e1", "e2", "e3"))
-EXAMPLES, STEPS = {"ci": (400, 60), "long": (4000, 100)}.get(
-    os.environ.get("TRIVET_HYPOTHESIS", ""), (50, 40)
-)
+EXAMPLES, STEPS = pick((50, 40), (1000, 100))
 
 
 class MachineAgainstModel(RuleBasedStateMachine):

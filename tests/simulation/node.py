@@ -328,6 +328,8 @@ class SimNode:
     def receive(self, peer: str, frame: bytes) -> None:
         self.world.trace(f"{peer}>{self.name}", frame)
         message = frames.decode(frame)
+        if self.world.log is not None:
+            self.world.say(f"{peer}>{self.name} {message}"[:180])
         self.guard(lambda: self.replica.receive(peer, message))  # type: ignore[union-attr]
         self.wake()
 

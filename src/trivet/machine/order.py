@@ -177,6 +177,12 @@ class Index(Generic[R]):
         self._records[at] = [records[i] for i in kept]
         self._maxes[at] = self._numbers[at][-1]
 
+    def take_storage(self) -> list[list[R | None]]:
+        """Empty the index at once and hand out its chunks, so that they can be freed one at a time."""
+        chunks = self._records
+        self._maxes, self._numbers, self._records, self._lives, self.live = [], [], [], [], 0
+        return chunks
+
     def after(self, number: int) -> Iterator[R]:
         """The records above `number`, ascending. Do not change the index while iterating."""
         at = bisect_right(self._maxes, number)

@@ -82,6 +82,12 @@ class _Table(MutableMapping[K, R], Generic[K, R]):
     def __len__(self) -> int:
         return self._count
 
+    def take_storage(self) -> list[dict[K, R]]:
+        """Empty the table at once and hand out its small dicts, so that they can be freed one at a time."""
+        shards = self._shards
+        self._shards, self._mask, self._split, self._count = [{}], 0, 0, 0
+        return shards
+
     def __iter__(self) -> Iterator[K]:
         for shard in self._shards:
             yield from shard

@@ -5,7 +5,7 @@ Others hold the applier and read `applier.machine`: an install replaces the mach
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from hashlib import blake2b
 from typing import Any
 
@@ -14,7 +14,7 @@ from trivet.machine.commands import MACHINE_VERSION
 from trivet.machine.core import Machine
 from trivet.machine.effects import EntryEffects
 from trivet.machine.replies import Answer
-from trivet.machine.snapshotting import Builder, Walk
+from trivet.machine.snapshotting import Builder, Walk, dismantle
 from trivet.wire.entry import EntryReader
 from trivet.wire.snapshot import SnapshotReader, SnapshotWriter
 
@@ -39,6 +39,7 @@ class Applier:
         self._reader: EntryReader | None = None
         self._index = 0  # of the entry under way, 0 for none
         self._answers: list[Answer] = []
+        self._retired: list[Generator[None, None, None]] = []  # replaced machines, freed between entries
 
     @property
     def applied_index(self) -> int:
@@ -82,6 +83,9 @@ class Applier:
         self.result = self._answers
         self._answers = []
         self._on_effects(index, effects)
+        while self._retired and not out_of_time():
+            if next(self._retired[0], self) is self:
+                self._retired.pop(0)
         return True
 
     def open_snapshot(self) -> SnapshotSource:
@@ -95,6 +99,7 @@ class Applier:
 
     def replace(self, machine: Machine) -> None:
         """The machine of an installed snapshot takes over; an entry under way goes with the old one."""
+        self._retired.append(dismantle(self.machine))
         self.machine = machine
         self._index = 0
         self._reader = None

@@ -175,7 +175,8 @@ class Node:
             heartbeat_ms=config.raft.heartbeat_ms,
             election_min_ms=config.raft.election_min_ms,
             election_max_ms=config.raft.election_max_ms,
-            bootstrap=config.cluster.bootstrap,
+            # A single node has nobody who could hold its past (R5): an empty directory is its birth.
+            bootstrap=config.cluster.bootstrap or not config.cluster.members,
             disk_floor_bytes=config.storage.disk_floor_bytes,
             api_url=config.api_url,
             software=__version__,

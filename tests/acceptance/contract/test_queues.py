@@ -86,13 +86,14 @@ def test_patch_null_sets_null_where_null_means_something(api: Api, name: str) ->
 
 def test_if_match_guards_the_revision(api: Api, name: str) -> None:
     api.queue(name)
-    revision = api.get(f"/v1/queues/{name}").ok()["revision"]
-    for form in (str(revision), f'"{revision}"'):
-        api.patch(f"/v1/queues/{name}", {"lease_ms": 4000 + revision}, headers={"If-Match": form}).ok()
-        stale = {"If-Match": form}
-        api.patch(f"/v1/queues/{name}", {"lease_ms": 1}, headers=stale).refused(412, "revision_changed")
-        api.put(f"/v1/queues/{name}", {"lease_ms": 1}, headers=stale).refused(412, "revision_changed")
+    for quoted in (False, True):
         revision = api.get(f"/v1/queues/{name}").ok()["revision"]
+        match = {"If-Match": f'"{revision}"' if quoted else str(revision)}
+        api.patch(f"/v1/queues/{name}", {"lease_ms": 4000 + revision}, headers=match).ok()
+        stale = api.patch(f"/v1/queues/{name}", {"lease_ms": 1}, headers=match)
+        stale.refused(412, "revision_changed")
+        api.put(f"/v1/queues/{name}", {"lease_ms": 1}, headers=match).refused(412, "revision_changed")
+        assert api.get(f"/v1/queues/{name}").ok()["lease_ms"] == 4000 + revision
     missing = api.put(f"/v1/queues/{name}x", {}, headers={"If-Match": "1"})
     assert missing.status in (404, 412), missing
     api.get(f"/v1/queues/{name}x").refused(404, "queue_not_found")

@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from tests.long import pick
 from tests.simulation.disk import SimCrash, SimDisk
 from tests.unit.storage.support import (
     SMALL,
@@ -21,7 +22,8 @@ from tests.unit.storage.support import (
 )
 from trivet.storage.storage import Storage, StorageRefused
 
-SURVIVALS = 4
+SURVIVALS = pick(2, 6)  # which un-synced pages survive, by chance
+ROUNDS = pick(3, 6)  # a third snapshot lets the first one and its segments go
 OPERATIONS_MAX = 2000
 
 
@@ -78,7 +80,7 @@ def votes(w: Watched) -> None:
 def snapshots(w: Watched) -> None:
     """Local snapshots and compaction: the log since the older one stays."""
     w.vote(1, "n1")
-    for round_ in range(5):
+    for round_ in range(ROUNDS):
         for _ in range(6):
             w.append(400)
             w.sync()
@@ -110,11 +112,11 @@ def install(w: Watched) -> None:
 STORIES: list[Scenario] = [appends, truncations, votes, snapshots, install]
 
 
-def every_point(story: Scenario, nth_fault: object, after: object, survivals: int = SURVIVALS) -> int:
+def every_point(story: Scenario, nth_fault: object, after: object) -> int:
     """Runs the story with each operation hit, N = 1, 2, ... until it passes; answers the number of points."""
     for nth in range(1, OPERATIONS_MAX):
         passed = True
-        for survival in range(survivals):
+        for survival in range(SURVIVALS):
             disk, expected, through = run_until(story, nth_fault, nth, seed=nth * 1000 + survival)  # type: ignore[arg-type]
             passed = passed and through
             after(disk, expected, random.Random(nth * 1000 + survival))  # type: ignore[operator]
@@ -184,13 +186,13 @@ def test_kill_at_every_operation_then_power_cut(story: Scenario) -> None:
     def after(disk: SimDisk, expected: Expected, rng: random.Random) -> None:
         restarted(disk, expected, rng)
 
-    every_point(story, lambda disk, nth: disk.crash_at(nth), after, survivals=2)
+    every_point(story, lambda disk, nth: disk.crash_at(nth), after)
 
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
 def test_io_error_at_every_operation(story: Scenario) -> None:
     """EIO ends the process; fsyncgate: what the failed sync held may be lost although it can be read."""
-    every_point(story, lambda disk, nth: disk.fail("any", nth, errno.EIO), cut_and_check, survivals=2)
+    every_point(story, lambda disk, nth: disk.fail("any", nth, errno.EIO), cut_and_check)
 
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
@@ -201,12 +203,12 @@ def test_io_error_restart_power_cut(story: Scenario) -> None:
     def after(disk: SimDisk, expected: Expected, rng: random.Random) -> None:
         restarted(disk, expected, rng)
 
-    every_point(story, lambda disk, nth: disk.fail("any", nth, errno.EIO), after, survivals=2)
+    every_point(story, lambda disk, nth: disk.fail("any", nth, errno.EIO), after)
 
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
 def test_no_space_at_every_operation(story: Scenario) -> None:
-    every_point(story, lambda disk, nth: disk.fail("any", nth, errno.ENOSPC), cut_and_check, survivals=2)
+    every_point(story, lambda disk, nth: disk.fail("any", nth, errno.ENOSPC), cut_and_check)
 
 
 def test_positive_control_a_lying_disk_is_noticed() -> None:

@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from tests.long import pick
 from tests.simulation.disk import SimCrash, SimDisk
 from tests.unit.storage.support import SMALL, Expected, FakeClock, LogState, Watched, check
 from trivet.storage.storage import Storage
@@ -50,7 +51,7 @@ def settle(expected: Expected, storage: Storage, seen: LogState) -> None:
     expected.snapshots[:] = [latest.index if latest else 0]
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(pick(30, 300)))
 def test_a_long_life(seed: int) -> None:
     rng = random.Random(seed)
     disk, clock, expected = SimDisk(random.Random(seed + 1)), FakeClock(), Expected()
