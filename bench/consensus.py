@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from trivet.cli.local import free_base_port
 from trivet.config import from_values
 from trivet.errors import TrivetError
 from trivet.machine.commands import Draft, Enqueue, PutQueue, QueueConfig, Request
@@ -34,13 +34,8 @@ MODES = ((1, 4.0), (64, 4.0), (1000, 4.0))
 
 
 def free_ports(count: int) -> list[int]:
-    held = [socket.socket() for _ in range(count)]
-    for one in held:
-        one.bind(("127.0.0.1", 0))
-    ports = [int(one.getsockname()[1]) for one in held]
-    for one in held:
-        one.close()
-    return ports
+    base = free_base_port((count + 1) // 2)
+    return [base + i for i in range(count)]
 
 
 # --- inside a node's process ----------------------------------------------------------------------------

@@ -11,7 +11,6 @@ import ctypes
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trivet.cli.local import free_base_port
+
 PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -29,18 +30,6 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 def _die_with_parent() -> None:
     """In the child: a node never outlives the drill that started it."""
     _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago."""
-    held = [socket.socket() for _ in range(count)]
-    try:
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in held]
-    finally:
-        for one in held:
-            one.close()
 
 
 @dataclass
@@ -133,7 +122,8 @@ class Cluster:
     ) -> None:
         """`settings`: further `TRIVET__…` environment for each node."""
         root.mkdir(parents=True, exist_ok=True)
-        ports = free_ports(2 * size)
+        base = free_base_port(size)
+        ports = [base + i for i in range(2 * size)]
         ids = [f"n{i + 1}" for i in range(size)]
         members = ",".join(f"{node}=127.0.0.1:{ports[2 * i + 1]}" for i, node in enumerate(ids))
         self.nodes: list[NodeProcess] = []

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from trivet.cli.local import free_base_port
 from trivet.config import from_values
 from trivet.machine.commands import Draft, Enqueue, Request
 from trivet.node.broker import Committed
@@ -17,14 +17,8 @@ from trivet.observability.metrics import Metrics
 
 
 def free_ports(count: int) -> list[int]:
-    held = [socket.socket() for _ in range(count)]
-    try:
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in held]
-    finally:
-        for one in held:
-            one.close()
+    base = free_base_port((count + 1) // 2)
+    return [base + i for i in range(count)]
 
 
 async def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:

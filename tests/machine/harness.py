@@ -12,6 +12,7 @@ from trivet.machine import invariants, views
 from trivet.machine.commands import MACHINE_VERSION, Command, Genesis, Request, Token
 from trivet.machine.core import Machine
 from trivet.machine.ids import message_id
+from trivet.machine.persistent import Header
 from trivet.machine.replies import (
     Answer,
     Done,
@@ -28,7 +29,6 @@ from trivet.machine.replies import (
     SettledAll,
 )
 from trivet.machine.snapshotting import HEADER, NOTHING_YET, Builder, Walk
-from trivet.machine.state import Header
 
 SECRET = bytes(range(32))
 START_MS = 1_700_000_000_000

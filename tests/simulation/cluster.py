@@ -43,6 +43,7 @@ class Simulation:
         if log:
             self.world.log = []
         self.options = draw(self.world.stream("options"), nodes)
+        self._limit(self.options)
         self.names = [f"n{i + 1}" for i in range(self.options.nodes)]
         self.network = Network(self.world, self.options, self.names)
         self.checker = Checker(self.world, self.names)
@@ -53,6 +54,9 @@ class Simulation:
         for node in self.nodes.values():
             node.on_died += [self.nemesis.node_died, lambda _: None]
             node.on_death.append(self.workload.node_died)
+
+    def _limit(self, options: Options) -> None:
+        """What a kind of machine cannot be judged under."""
 
     def _node(self, name: str) -> SimNode:
         return SimNode(self.world, name, self.names, self.options, self.network, self.checker, self._make_machine)

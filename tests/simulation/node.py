@@ -92,7 +92,8 @@ class SimNode:
         self.after_turn: Callable[[SimNode], None] | None = None
         self.on_died: list[Callable[[SimNode], None]] = []  # deaths that the nemesis did not deal itself
         self.on_death: list[Callable[[SimNode], None]] = []  # all
-        self._hurt_in = self._synced_in = -1  # lives
+        self._hurt_in = -1  # the life in which it was damaged
+        self._whole_syncs = 0
         self._paused_until = 0.0
         self._backlog: list[Callable[[], None]] = []
         self._pending: deque[Waiting] = deque()
@@ -150,7 +151,7 @@ class SimNode:
         self._paused_until = 0.0
         self._backlog, self._pending = [], deque()
         self._turn_asked, self._job = False, None
-        self._buffered = self._syncing = 0
+        self._buffered = self._syncing = self._whole_syncs = 0
         self.awake_since = self.world.now
         self.world.trace(f"start {self.name} life {self.incarnation}")
         try:
@@ -284,7 +285,7 @@ class SimNode:
         if self.replica is not None and self.storage is not None:
             self.checker.step(self.name, self.replica, self.storage)
             self.born = self.born or self.replica.applied_index > 0
-            whole = self.storage.recovering is None and self._synced_in == self.incarnation
+            whole = self.storage.recovering is None and self._whole_syncs >= 2
             if self.hurt and whole and self.incarnation > self._hurt_in:
                 self.hurt = False
 
@@ -483,7 +484,9 @@ class SimNode:
                 return
             self._job, self._syncing = None, 0
             self.guard(lambda: self.replica.synced(job))  # type: ignore[union-attr]
-            self._synced_in = life
+            # The end of recovering is durable with the sync after it: two in a row without the mark.
+            whole = self.storage is not None and self.storage.recovering is None
+            self._whole_syncs = self._whole_syncs + 1 if whole else 0
             self.guard(self._do_turn)
 
         self.when_awake(told)

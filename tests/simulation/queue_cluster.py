@@ -6,6 +6,7 @@ from typing import Any
 
 from tests.simulation.cluster import Simulation
 from tests.simulation.node import SimNode
+from tests.simulation.options import Options
 from tests.simulation.queue_workload import QueueWorkload
 from trivet.consensus.port import OutOfTime, SnapshotSink, SnapshotSource
 from trivet.machine import invariants
@@ -66,6 +67,10 @@ class QueueSimulation(Simulation):
     """Phases as with the trivial machine; the healed cluster must also drain."""
 
     queue: QueueWorkload
+
+    def _limit(self, options: Options) -> None:
+        """A new leader's quorum may move time by this much: it stays well below the windows of R12 and R16."""
+        options.wall_spread_ms = min(options.wall_spread_ms, 20_000)
 
     def _make_machine(self, node: SimNode) -> QueueMachine:  # type: ignore[override]
         def quorum() -> int | None:

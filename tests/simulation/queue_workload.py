@@ -305,7 +305,7 @@ class QueueWorkload(Workload):
                 return  # R18: an empty answer is not remembered
             fences = {grant.fence for grant in first.grants}
             if not answer.repeated or not {grant.fence for grant in answer.reply.grants} <= fences:
-                self.world.violate("repeat", f"lease {request.request_id} at {index} granted anew")
+                self.world.violate("repeat", f"lease {request.request_id} at {index} granted anew: {answer} after {first}")
         elif not answer.repeated or answer.reply != first:
             self.world.violate("repeat", f"{request.request_id} at {index}: {answer}, first was {first}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import socket
 import sys
@@ -56,12 +57,15 @@ class LocalNode:
 
 
 def free_base_port(count: int) -> int:
-    """A base port whose `2 * count` ports are free now. Raises `ClusterFailed`."""
-    for _ in range(50):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            base = int(probe.getsockname()[1])
-        if base + 2 * count <= 65_535 and all(_is_free(base + n) for n in range(2 * count)):
+    """A base port whose `2 * count` ports are free now. Raises `ClusterFailed`.
+
+    Below the kernel's ephemeral range (from 32768): a port of a node that is down could else become the
+    source port of somebody's connection, and the node could not come back.
+    """
+    picker = random.SystemRandom()
+    for _ in range(200):
+        base = picker.randrange(10_000, 32_000, 20)
+        if all(_is_free(base + n) for n in range(2 * count)):
             return base
     raise ClusterFailed(f"no {2 * count} free ports in a row")
 

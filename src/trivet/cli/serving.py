@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
 import sys
 import time
+from collections.abc import Awaitable, Callable
 
 import click
 import msgspec
@@ -20,6 +22,9 @@ from trivet.node.runtime import Node
 from trivet.node.waiters import Waiters
 from trivet.observability import metrics as m
 from trivet.storage.errors import StorageRefused
+
+BIND_TRIES = 30
+BIND_PAUSE_SECONDS = 0.1
 
 
 def run_node(config: Config) -> int:
@@ -41,12 +46,12 @@ async def _serve(config: Config) -> int:
     waiters = Waiters(node.broker)
     server = ApiServer(node.broker, waiters, _settings(config), _observer(node, waiters))
     try:
-        await server.start(config.api_listen.host, config.api_listen.port)
+        await _bind(lambda: server.start(config.api_listen.host, config.api_listen.port))
     except OSError as error:
         await node.stop()
         return _refuse(f"api.listen {config.api.listen} cannot be bound: {error}")
     try:
-        await node.start()
+        await _bind(node.start)
     except OSError as error:
         await server.stop(timeout_s=0)
         await node.stop()
@@ -57,6 +62,22 @@ async def _serve(config: Config) -> int:
     await server.stop(timeout_s=config.api.drain_ms / 1000)
     await node.stop()
     return Exit.OK
+
+
+async def _bind(start: Callable[[], Awaitable[None]]) -> None:
+    """Raises the last `OSError` when the address stays taken.
+
+    A port in the kernel's ephemeral range may be the passing source port of somebody's connection while a
+    node restarts; that ends by itself.
+    """
+    for _ in range(BIND_TRIES - 1):
+        try:
+            return await start()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+        await asyncio.sleep(BIND_PAUSE_SECONDS)
+    return await start()
 
 
 def _refuse(reason: str) -> int:

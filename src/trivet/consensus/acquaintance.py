@@ -70,6 +70,7 @@ class Acquaintance:
         engine.outbox.drop_peer(name)
         engine.stock_disconnected(peer.node)
         engine.replication.member_gone(peer)
+        engine.elections.member_gone(name)
         if engine.leader == name:
             engine.elections.lost_leader(name)
 
@@ -108,5 +109,5 @@ class Acquaintance:
         peer.session = hello.session
         peer.recovering = bool(hello.recovering) or hello.phase != BORN
         peer.heard_at = engine.now()
-        peer.take_health(hello.health, peer.heard_at)
+        peer.take_health(hello.health, peer.heard_at, hello.term)
         engine.founding.accepted(peer.name)

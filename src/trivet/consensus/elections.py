@@ -3,7 +3,7 @@
 SyncObj starts an election when its deadline has passed; the gate here stands before it (hazard r09): a node first
 asks whether it would be elected (PreVote, Ongaro 9.6), so that one that cannot win does not depose a healthy leader.
 A lost connection to the leader is taken as its death: freshness ends at once and the members ask in turn, each in a
-slot of its own (R34).
+slot of its own (R34), and back one of those that ask at a time (`turns.py`).
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 
 from trivet.consensus.contained import CANDIDATE, FOLLOWER, LEADER
 from trivet.consensus.peers import NEVER, Peer
+from trivet.consensus.turns import Turns
 from trivet.wire.frames import PreVote, PreVoteReply, RequestVote, StaleTerm, TimeoutNow, Vote
 
 if TYPE_CHECKING:
     from trivet.consensus.engine import Engine
 
 HURRY_ROUND_S = (0.05, 0.1)
-HURRY_ELECTION_S = (0.15, 0.3)
+HURRY_SPREAD_S = 0.1
+"""After a turn without a leader the next tries are spread over this."""
 
 
 class Elections:
@@ -36,6 +38,8 @@ class Elections:
         self._yes: set[str] = set()
         self._voters: set[str] = set()
         self._hurry_until = NEVER
+        self._owed: dict[str, PreVote] = {}  # refused only because the leader seemed to be there
+        self.turns = Turns(engine)
         self.reason = "start"
         """Why the next election begins; part of the list of recent elections."""
 
@@ -45,7 +49,8 @@ class Elections:
         """How long until the next try."""
         low, high = self._engine.settings.election_min_ms / 1000, self._engine.settings.election_max_ms / 1000
         if self._engine.now() < self._hurry_until:
-            low, high = HURRY_ELECTION_S
+            low = self.turns.length_s()
+            high = low + HURRY_SPREAD_S
         return low + (high - low) * self._rng.random()
 
     def postpone(self) -> None:
@@ -56,6 +61,8 @@ class Elections:
         self._contact_at = self._engine.now()
         self._hurry_until = NEVER
         self._forget_round()
+        self._owed.clear()
+        self.turns.clear()
         self.reason = "election timeout"
         if (
             not self._engine.transfer_pending
@@ -67,6 +74,7 @@ class Elections:
         engine, settings = self._engine, self._engine.settings
         engine.leader_node = None
         self._contact_at = NEVER
+        self.turns.clear()
         self.reason = f"connection to {leader} lost"
         now = engine.now()
         self._hurry_until = now + settings.failover_hurry_ms / 1000
@@ -75,6 +83,14 @@ class Elections:
         place = others.index(engine.me.id) + 0.4 * self._rng.random()
         delay = settings.failover_min_ms / 1000 + slot * place
         engine.election_deadline = min(engine.election_deadline, now + delay)
+        owed, self._owed = self._owed, {}
+        for peer in engine.peers:
+            if peer.connected and peer.name in owed:  # it saw the leader go a little earlier
+                self.on_pre_vote(peer, owed[peer.name])
+
+    def member_gone(self, name: str) -> None:
+        self._owed.pop(name, None)
+        self.turns.gone(name)
 
     # --- the gate -------------------------------------------------------------------------------------
 
@@ -88,8 +104,16 @@ class Elections:
             self.postpone()
             return
         now = engine.now()
+        if engine.state == CANDIDATE and engine.storage.durable_position < engine.journal.vote_position:
+            self.turns.not_yet()  # its request has not left: the disk is slow, nobody refuses
+            self.postpone()
+            return
         if engine.transfer_pending or engine.election_deadline >= now:
             return  # told to by the leader: no PreVote, its voters still hear that leader
+        others_until = self.turns.others_until
+        if others_until is not None:
+            engine.election_deadline = others_until + HURRY_SPREAD_S * self._rng.random()
+            return
         if not self._won or self._asked_term != engine.term:
             self._ask()
         if self._won:
@@ -108,10 +132,9 @@ class Elections:
             engine.election_deadline = now + low + (high - low) * self._rng.random()
         else:
             self.postpone()
-        last = engine.storage.last_index
-        question = PreVote(
-            engine.cluster_id, engine.me.id, engine.term, self._round, last, engine.journal.term_at(last)
-        )
+        last, last_term = self._end_of_log()
+        self.turns.back(engine.me.id, last_term, last, voted=False)
+        question = PreVote(engine.cluster_id, engine.me.id, engine.term, self._round, last, last_term)
         for peer in engine.peers:
             if peer.connected:
                 engine.outbox.post(peer.name, question, engine.journal.vote_position)
@@ -126,6 +149,12 @@ class Elections:
         """SyncObj has become a candidate: the votes of earlier terms are gone."""
         self._voters = set()
         self._forget_round()
+        last, last_term = self._end_of_log()
+        self.turns.back(self._engine.me.id, last_term, last, voted=True)
+
+    def _end_of_log(self) -> tuple[int, int]:
+        last = self._engine.storage.last_index
+        return last, self._engine.journal.term_at(last)
 
     def _forget_round(self) -> None:
         self._asking = self._won = False
@@ -142,10 +171,20 @@ class Elections:
         fresh = (
             engine.state == LEADER or engine.now() - self._contact_at < engine.settings.election_min_ms / 1000
         )
-        last = engine.storage.last_index
-        newer = (m.last_term, m.last_index) >= (engine.journal.term_at(last), last)
-        reply = PreVoteReply(engine.cluster_id, engine.me.id, engine.term, m.round, newer and not fresh)
+        last, last_term = self._end_of_log()
+        newer = (m.last_term, m.last_index) >= (last_term, last)
+        if newer and fresh:
+            self._owed[peer.name] = m
+        granted = newer and not fresh and self.turns.may_back(peer.name, m.last_term, m.last_index)
+        if granted:
+            self._back(peer, m, voted=False)
+        reply = PreVoteReply(engine.cluster_id, engine.me.id, engine.term, m.round, granted)
         engine.outbox.post(peer.name, reply, engine.journal.vote_position)
+
+    def _back(self, peer: Peer, m: PreVote | RequestVote, voted: bool) -> None:
+        """Its turn: what this node asked or was promised itself counts no more, and it keeps still for a while."""
+        self._forget_round()
+        self.turns.back(peer.name, m.last_term, m.last_index, voted)
 
     def on_pre_vote_reply(self, peer: Peer, m: PreVoteReply) -> None:
         if self._asking and m.round == self._round and m.granted and not peer.recovering:
@@ -166,7 +205,7 @@ class Elections:
             return
         engine.stock_request_vote(peer.node, m.term, m.last_index, m.last_term)
         if engine.voted_for == peer.name:
-            self._forget_round()  # what was said before this vote is not an answer any more
+            self._back(peer, m, voted=True)
 
     def on_vote(self, peer: Peer, m: Vote) -> None:
         """r15b: the stock counter takes a doubled vote twice. One of each member, of this term, while standing."""

@@ -198,7 +198,13 @@ class Engine(Contained):
         return "overloaded" if self.proposals.full else None
 
     def health(self) -> Health:
-        return Health(self.clock.wall_ms(), self._free_bytes, self.memory_pressure)
+        return Health(
+            self.clock.wall_ms(),
+            self._free_bytes,
+            self.memory_pressure,
+            self.commit_index,
+            self.applied_index,
+        )
 
     # --- for components -------------------------------------------------------------------------------
 
@@ -311,11 +317,14 @@ class Engine(Contained):
             job = self.installer.take_job() or self.taker.take_job() or self.storage.begin_sync()
         else:
             self._snapshot_first = True
+        if job is not None:
+            self.elections.turns.sync_began()
         return job
 
     _snapshot_first = False
 
     def synced(self, job: Any) -> None:
+        self.elections.turns.sync_ended()
         if not self.installer.job_done(job) and not self.taker.job_done(job):
             self.storage.end_sync(job)
         self.recovery.check()

@@ -23,12 +23,14 @@ class Peer:
     session: int = 0
     health: Health | None = None
     health_at: float = NEVER
+    health_term: int = 0
     heard_at: float = NEVER
     match: int = 0
     """What it last said to hold of our log; 0 while we do not lead."""
 
-    def take_health(self, health: Health, now: float) -> None:
-        self.health, self.health_at = health, now
+    def take_health(self, health: Health, now: float, term: int) -> None:
+        """What it said of itself in a message of `term`, at monotonic second `now`."""
+        self.health, self.health_at, self.health_term = health, now, term
 
 
 class Peers:

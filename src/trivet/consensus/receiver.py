@@ -43,7 +43,7 @@ class Receiver:
         engine.become_follower()
         engine.follow(peer)
         engine.elections.heard_leader()
-        peer.take_health(m.health, engine.now())
+        peer.take_health(m.health, engine.now(), m.term)
         return True
 
     def on_append(self, peer: Peer, m: Append) -> None:

@@ -242,7 +242,7 @@ class Replication:
             progress.release = 0
             engine.event("member_whole", member=peer.name, match=progress.match)
             self._count(peer, progress)
-        peer.take_health(m.health, engine.now())
+        peer.take_health(m.health, engine.now(), m.term)
         if progress.counts:
             engine.last_response[peer.node] = engine.now()
             progress.echo = max(progress.echo, m.seq)

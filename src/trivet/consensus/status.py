@@ -26,7 +26,8 @@ class Election:
 @dataclass(frozen=True, slots=True)
 class MemberStatus:
     """`match`, `lag` (entries) and `counts` are known on the leader only; None elsewhere. `last_contact_ms`: since
-    its last message here, None if there was none. `wall_ms`, `free_bytes`: as it last said."""
+    its last message here, None if there was none. `wall_ms`, `free_bytes`, `term`, `commit`, `applied`: as it last
+    said (two followers say them to each other only when they connect)."""
 
     node_id: str
     role: str
@@ -43,6 +44,9 @@ class MemberStatus:
     wall_ms: int | None
     free_bytes: int | None
     memory_pressure: bool
+    term: int | None
+    commit: int | None
+    applied: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,9 @@ def _members(engine: Engine) -> list[MemberStatus]:
                 wall_ms=health.wall_ms if health is not None else None,
                 free_bytes=health.free_bytes if health is not None else None,
                 memory_pressure=health.memory_pressure if health is not None else False,
+                term=peer.health_term if health is not None else None,
+                commit=health.commit if health is not None else None,
+                applied=health.applied if health is not None else None,
             )
         )
     return sorted(rows, key=lambda row: row.node_id)
@@ -144,6 +151,9 @@ def _myself(engine: Engine) -> MemberStatus:
         wall_ms=health.wall_ms,
         free_bytes=health.free_bytes,
         memory_pressure=health.memory_pressure,
+        term=engine.term,
+        commit=engine.commit_index,
+        applied=engine.applied_index,
     )
 
 

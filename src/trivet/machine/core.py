@@ -29,6 +29,16 @@ from trivet.machine import (
 from trivet.machine.commands import MACHINE_VERSION, EffectBegin, Request
 from trivet.machine.effects import EntryEffects
 from trivet.machine.order import Fifo, Index, LazyHeap
+from trivet.machine.persistent import (
+    EffectData,
+    Header,
+    KeyData,
+    MessageData,
+    QueueData,
+    SettledToken,
+    StoredReply,
+    SweepData,
+)
 from trivet.machine.replies import Answer, EffectState, Leased, Refusal, Reply
 from trivet.machine.state import (
     CURRENT_END,
@@ -39,19 +49,11 @@ from trivet.machine.state import (
     WAKE_KEY,
     WAKE_LEASE,
     WAKE_MASK,
-    EffectData,
     EffectRecord,
-    Header,
-    KeyData,
     KeyRecord,
     Message,
-    MessageData,
     Queue,
-    QueueData,
-    SettledToken,
-    StoredReply,
     Sweep,
-    SweepData,
     is_gone,
     stored_bytes,
     wake_key,

@@ -7,9 +7,17 @@ from typing import TYPE_CHECKING
 from trivet.limits import EXPIRE_BATCH_MAX
 from trivet.machine import ids, transitions
 from trivet.machine.commands import Extend, Lease, Progress
+from trivet.machine.persistent import LeaseInfo, ProgressNote
 from trivet.machine.replies import Grant, Leased, MessageChanged, Refusal, Settled, SettledAll
 from trivet.machine.settle import answer_ended, live_message
-from trivet.machine.state import DEAD, LEASED, STATE_NAMES, LeaseInfo, Message, ProgressNote, Queue, extras_of
+from trivet.machine.state import (
+    DEAD,
+    LEASED,
+    STATE_NAMES,
+    Message,
+    Queue,
+    extras_of,
+)
 
 if TYPE_CHECKING:
     from trivet.machine.core import Machine

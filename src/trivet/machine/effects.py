@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trivet.machine.state import Message
+
 
 class EntryEffects:
-    """`ready`: queues where something may have become leasable (a dict, for its order). `finished`: numbers
-    of messages that reached done, dead or cancelled. `deleted`: names of queues deleted."""
+    """`ready`: queues where something may have become leasable (a dict, for its order). `finished`: messages
+    by number that reached done, dead or cancelled, also those that left the tables with it. `deleted`: names of queues deleted."""
 
     __slots__ = ("deleted", "finished", "ready")
 
     def __init__(self) -> None:
         self.ready: dict[str, None] = {}
-        self.finished: list[int] = []
+        self.finished: dict[int, Message] = {}
         self.deleted: list[str] = []

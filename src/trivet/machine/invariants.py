@@ -7,7 +7,7 @@ with them, is slow on purpose (it reads everything), and says every law that is 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from trivet.limits import ATTEMPTS_KEPT
@@ -308,13 +308,12 @@ def _check_deadlines(m: Machine, report: _Report) -> None:
             others.append((record.expires_at_ms, record))
     for queue in (*m.queues.values(), *m.dying.values()):
         others += [(key.expires_at_ms, key) for key in queue.keys.values() if key.wake_key]
-    by_instant: Callable[[Any], int] = lambda record: record.wake_key >> 64
     for what, heap, wanted in (
         ("lease deadlines", m.lease_deadlines, leases),
         ("deadlines", m.deadlines, others),
     ):
         for at, record in wanted:
-            report.equal(by_instant(record), at, f"{what}: {record.number} is armed for")
+            report.equal(record.wake_key >> 64, at, f"{what}: {record.number} is armed for")
         _check_heap(heap, [(record.wake_key, record) for _, record in wanted], what, report)
     due = [at for at, _ in (*leases, *others)]
     told = next_deadline_ms(m)

@@ -16,8 +16,13 @@ from typing import TYPE_CHECKING
 from trivet.limits import EFFECT_RETENTION_MS, EFFECT_TOKENS_KEPT, EFFECT_TTL_MS_DEFAULT, LEASE_EFFECTS_MAX
 from trivet.machine.commands import EffectAbort, EffectBegin, EffectCommit, EffectDone, Token
 from trivet.machine.ids import effect_mac
+from trivet.machine.persistent import EffectData
 from trivet.machine.replies import EffectState, Refusal
-from trivet.machine.state import LEASED, EffectData, EffectRecord, Message
+from trivet.machine.state import (
+    LEASED,
+    EffectRecord,
+    Message,
+)
 from trivet.units import DAY_MS
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from trivet.limits import ERROR_BYTES_MAX, SETTLE_WINDOW_MS, SETTLED_TOKENS_MAX
 from trivet.machine import ids, intake, ledger, transitions
 from trivet.machine.commands import Ack, AckItem, Nack, NackItem, Release, Token
+from trivet.machine.persistent import SettledToken
 from trivet.machine.replies import EnqueuedOne, Refusal, Settled, SettledAll
 from trivet.machine.state import (
     CANCELLED,
@@ -18,7 +19,6 @@ from trivet.machine.state import (
     READY,
     STATE_NAMES,
     Message,
-    SettledToken,
     is_gone,
 )
 

@@ -23,20 +23,22 @@ import msgspec
 from trivet.machine.core import Machine
 from trivet.machine.effects import EntryEffects
 from trivet.machine.order import Index
-from trivet.machine.state import (
+from trivet.machine.persistent import (
     EffectData,
-    EffectRecord,
     Header,
     KeyData,
-    KeyRecord,
-    Message,
     MessageData,
-    Queue,
     QueueData,
     SettledToken,
     StoredReply,
-    Sweep,
     SweepData,
+)
+from trivet.machine.state import (
+    EffectRecord,
+    KeyRecord,
+    Message,
+    Queue,
+    Sweep,
 )
 
 Record = Message | Queue | KeyRecord | EffectRecord | Sweep

@@ -4,8 +4,8 @@
   before a record changes or goes, `Machine.touch(record)` hands it to an open snapshot walk that has not
   reached it yet; the walk sets `mark` to its number. New records are born with ``Machine.walk_mark``
   (0 when no walk is open), so a walk never hands out what came after it was opened.
-* `StoredReply` and `SettledToken` never change and live in `Fifo`s: a walk keeps ``fifo.chunks()`` from
-  its start and needs no marks for them.
+* `StoredReply` and `SettledToken` (`persistent.py`) never change and live in `Fifo`s: a walk keeps
+  ``fifo.chunks()`` from its start and needs no marks for them.
 * `to_data()` gives the persistent fields as plain data, first to last in the order of the class;
   `from_data` makes the record again. Everything derived (heaps, indices, counts, sums, wake-ups) is a
   pure function of the persistent fields: `core.Machine.load_*` rebuilds it with the same code that keeps
@@ -28,7 +28,7 @@ from msgspec import Struct
 
 from trivet.machine.commands import Backoff, Draft, Extras, QueueConfig
 from trivet.machine.order import Index, LazyHeap
-from trivet.machine.replies import Settled
+from trivet.machine.persistent import Attempt, LeaseInfo, ProgressNote, Totals
 from trivet.machine.tables import TextTable
 
 # --- the states of a message (R19) ------------------------------------------------------------------
@@ -65,36 +65,6 @@ _PRIORITY_BASE = 1024  # above PRIORITY_MAX, so that a key is never 0
 def ready_order(priority: int, place: int) -> int:
     """The key of a ready message in its queue's heap."""
     return (_PRIORITY_BASE - priority) << _PLACE_BITS | place
-
-
-class Attempt(Struct, array_like=True, frozen=True, gc=False):
-    """One ended delivery. `outcome`: acked | nacked | expired | released | cancelled."""
-
-    attempt: int
-    consumer: str
-    started_at_ms: int
-    ended_at_ms: int
-    outcome: str
-    error: str | None
-    fence: int
-
-
-class ProgressNote(Struct, array_like=True, frozen=True, gc=False):
-    percent: int | None
-    note: str | None
-    at_ms: int
-
-
-class LeaseInfo(Struct, array_like=True, gc=False):
-    """The one lease of a leased message. `length_ms`: what a progress report renews. `cancelled`: R22."""
-
-    fence: int
-    mac: bytes
-    consumer: str
-    started_at_ms: int
-    expires_at_ms: int
-    length_ms: int
-    cancelled: bool = False
 
 
 class Message(Struct, eq=False):
@@ -168,56 +138,6 @@ class Message(Struct, eq=False):
             self.dead_reason,
             self.origin,
         ]
-
-
-class MessageData(Struct, array_like=True):
-    """`Message.to_data` as it comes back from a snapshot: decode into this, then `Machine.load_message`."""
-
-    number: int
-    queue: int
-    draft: Draft
-    state: int
-    priority: int
-    enqueued_at_ms: int
-    epoch: int
-    place: int
-    group_order: int
-    due_at_ms: int
-    expires_at_ms: int
-    ready_at_ms: int
-    attempt: int
-    pending: tuple[int, ...]
-    lease: LeaseInfo | None
-    history: tuple[Attempt, ...]
-    progress: ProgressNote | None
-    result: bytes | None
-    finished_at_ms: int
-    dead_reason: str | None
-    origin: tuple[str, str] | None
-
-
-class Totals(Struct, array_like=True):
-    """What happened to a queue's messages since it was made. The law:
-
-    ``enqueued + moved_in = live + dead + done + cancelled + purged + dead_dropped + moved_out``
-    with `live` and `dead` those present now (a purge counts at once).
-    """
-
-    enqueued: int = 0
-    done: int = 0
-    cancelled: int = 0
-    purged: int = 0
-    dead_dropped: int = 0  # dead ones that left by retention, max_dead or a purge of the dead
-    moved_in: int = 0  # redriven from another queue
-    moved_out: int = 0
-    # not part of the law
-    leased: int = 0
-    nacked: int = 0
-    released: int = 0
-    lease_expired: int = 0
-    died: int = 0
-    redriven: int = 0
-    duplicates: int = 0
 
 
 class Queue:
@@ -322,22 +242,6 @@ class Queue:
         ]
 
 
-class QueueData(Struct, array_like=True):
-    """`Queue.to_data` as it comes back: see `MessageData`. Note: encode `totals` before it changes."""
-
-    uid: int
-    name: str
-    config: QueueConfig
-    revision: int
-    created_at_ms: int
-    paused_enqueue: bool
-    paused_lease: bool
-    deleted: bool
-    epoch: int
-    dead_epoch: int
-    totals: Totals
-
-
 class Group:
     """The waiting messages of one group in one queue, in log order (R21). All derived.
 
@@ -378,15 +282,6 @@ class KeyRecord(Struct, eq=False):
 
     def to_data(self) -> list[Any]:
         return [self.number, self.queue.uid, self.key, self.fingerprint, self.expires_at_ms, self.final]
-
-
-class KeyData(Struct, array_like=True):
-    number: int
-    queue: int
-    key: str
-    fingerprint: bytes
-    expires_at_ms: int
-    final: int
 
 
 class EffectRecord(Struct, eq=False):
@@ -434,21 +329,6 @@ class EffectRecord(Struct, eq=False):
         ]
 
 
-class EffectData(Struct, array_like=True):
-    number: int
-    effect_id: str
-    state: str
-    owner: str
-    fence: int
-    lease_fence: int
-    message: int
-    expires_at_ms: int
-    uncertain: bool
-    aborted: bool
-    result: bytes | None
-    older: tuple[int, ...]
-
-
 # --- kinds of sweeps ----------------------------------------------------------------------------------
 SWEEP_PURGE = "purge"  # waiting messages with an old epoch
 SWEEP_DEAD = "dead"  # dead messages with an old dead_epoch
@@ -474,54 +354,6 @@ class Sweep(Struct, eq=False):
 
     def to_data(self) -> list[Any]:
         return [self.number, self.kind, self.queue, self.cursor, self.upto, self.message, self.failed]
-
-
-class SweepData(Struct, array_like=True):
-    number: int
-    kind: str
-    queue: int
-    cursor: int
-    upto: int
-    message: int
-    failed: bool
-
-
-class StoredReply(Struct, array_like=True, frozen=True, gc=False):
-    """The reply of a request with an id, for its repeats (R12). `reply`: msgpack of the `Reply`."""
-
-    request_id: str
-    fingerprint: bytes
-    index: int
-    seq: int
-    at_ms: int
-    reply: bytes
-
-
-class SettledToken(Struct, array_like=True, frozen=True):
-    """A lease ended by ack, nack or release, and its first answer (R14)."""
-
-    fence: int
-    message: int
-    at_ms: int
-    answer: Settled
-
-
-class Header(Struct, array_like=True):
-    """The scalars of the machine: the first record of a snapshot."""
-
-    applied_index: int
-    clock_ms: int
-    cluster_id: str
-    secret: bytes
-    members: tuple[str, ...]
-    next_number: int  # messages, queues (uid), sweeps, effects
-    next_place: int
-    next_fence: int
-    next_revision: int
-    chain: bytes
-    settled_forgotten: int  # dropped before their time because of SETTLED_TOKENS_MAX
-    retained_forgotten: int  # dropped before their time because of RETAINED_BYTES_MAX
-    dead_forgotten: int  # dropped because of max_dead
 
 
 CURRENT_READY = attrgetter("ready_key")

@@ -132,7 +132,7 @@ def _remove_dead(m: Machine, message: Message) -> None:
 def _gone(m: Machine, message: Message) -> None:
     """An unfinished message was removed: for its key and its dependents it counts as cancelled."""
     message.state = CANCELLED
-    m.hints.finished.append(message.number)
+    m.hints.finished[message.number] = message
     if message.number in m.dependents:
         dependencies.ended(m, message.number, failed=True)
     keys.finished(m, message)

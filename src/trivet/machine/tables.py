@@ -11,9 +11,9 @@ the machine may iterate over a table**. Iterating is for checks and tests.
 
 from __future__ import annotations
 
+from binascii import crc32
 from collections.abc import Iterator, MutableMapping
 from typing import Generic, TypeVar
-from zlib import crc32
 
 K = TypeVar("K", int, str)
 R = TypeVar("R")

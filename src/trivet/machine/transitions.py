@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from trivet.limits import ATTEMPTS_KEPT
 from trivet.machine import dependencies, grouping, keys, ledger
 from trivet.machine.backoff import delay_ms
+from trivet.machine.persistent import Attempt, LeaseInfo
 from trivet.machine.state import (
     BLOCKED,
     CANCELLED,
@@ -23,8 +24,6 @@ from trivet.machine.state import (
     STATE_NAMES,
     WAITING_MAX,
     WAKE_MESSAGE,
-    Attempt,
-    LeaseInfo,
     Message,
     Queue,
     backoff_of,
@@ -331,7 +330,7 @@ def finish(m: Machine, message: Message, to: int, *, reason: str | None = None) 
         queue.totals.died += 1
     else:
         queue.totals.cancelled += 1
-    m.hints.finished.append(number)
+    m.hints.finished[number] = message
     if number in m.dependents:
         dependencies.ended(m, number, failed=to != DONE)
     if message.draft.key is not None:

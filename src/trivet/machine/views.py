@@ -15,6 +15,7 @@ from trivet.limits import ANSWER_BYTES_MAX
 from trivet.machine import ledger
 from trivet.machine.commands import Backoff
 from trivet.machine.ids import encode_token, message_id
+from trivet.machine.persistent import Attempt
 from trivet.machine.replies import EnqueuedOne, Grant
 from trivet.machine.state import (
     BLOCKED,
@@ -25,7 +26,6 @@ from trivet.machine.state import (
     READY,
     STATE_CODES,
     STATE_NAMES,
-    Attempt,
     Message,
     Queue,
     extras_of,
@@ -134,6 +134,15 @@ def message(m: Machine, number: int) -> dict[str, Any] | None:
     """A message with its attempts; None if there is none (or it was acked and not kept)."""
     found = m.find(number)
     return None if found is None else _shown(found)
+
+
+def ended(m: Machine, found: Message) -> dict[str, Any] | None:
+    """A message of `EntryEffects.finished` that left the tables with its end, as it was then; else None."""
+    if found.state <= LEASED or m.find(found.number) is not None:
+        return None
+    shown = _shown(found)
+    shown["finished_at_ms"] = m.clock_ms
+    return shown
 
 
 def leased(m: Machine, grant: Grant) -> dict[str, Any] | None:

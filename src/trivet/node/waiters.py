@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from trivet.machine.core import Machine
     from trivet.machine.effects import EntryEffects
 
-_News = asyncio.Future[TrivetError | None]  # why there is nothing to wait for any more, or None
+# Why there is nothing to wait for any more; or the message as it ended, if it is not kept; or None: look again.
+_News = asyncio.Future[TrivetError | dict[str, Any] | None]
 
 FINISHED = ("done", "dead", "cancelled")
 
@@ -197,7 +198,16 @@ class Waiters:
                         break
                 hungry = [poll for poll in hungry if poll.hand < poll.ask.max_messages]
         for poll in served:
+            self._widen(poll)
             self._propose(poll)
+
+    def _widen(self, poll: _Poll) -> None:
+        """`leasable` counts one message a group. Where a group may have several in flight (R21), a poll that
+        nobody waits beside asks for all it wants, so that one call gets them; the others get theirs in turns."""
+        queues = self._broker.machine.queues
+        several = any(name in queues and queues[name].config.max_leased_per_group > 1 for name in poll.cards)
+        if several and all(len(self._lines[name]) == 1 for name in poll.ask.queues):
+            poll.hand = poll.ask.max_messages
 
     def _propose(self, poll: _Poll) -> None:
         poll.busy = True
@@ -305,7 +315,10 @@ class Waiters:
     async def message(
         self, number: int, wait_ms: int, look: Callable[[Machine], dict[str, Any] | None], *, local: bool
     ) -> dict[str, Any] | None:
-        """`look` at the message, once it is finished or `wait_ms` is over. None: there is none (any more)."""
+        """`look` at the message, once it is finished or `wait_ms` is over. None: there is none (any more).
+
+        Who waited for a message that is not kept gets it as it ended, with `as_of`: it is in no table now.
+        """
         deadline = self._broker.clock.monotonic() + wait_ms / 1000
         read = self._broker.read_local if local else self._broker.read
         while True:
@@ -328,9 +341,11 @@ class Waiters:
                 if left <= 0:
                     return found
                 await asyncio.wait((news,), timeout=left)
-                lost = news.result() if news.done() else None
-                if lost is not None and not local:
-                    raise lost
+                told = news.result() if news.done() else None
+                if isinstance(told, dict):
+                    return told
+                if told is not None and not local:
+                    raise told
             finally:
                 waiting = self._endings.get(number)
                 if waiting is not None:
@@ -341,10 +356,12 @@ class Waiters:
     # --- news from the node ---------------------------------------------------------------------------------
 
     def _effects(self, effects: EntryEffects) -> None:
-        for number in effects.finished:
-            for news in self._endings.get(number, ()):
+        for number in self._endings.keys() & effects.finished.keys() if self._endings else ():
+            machine = self._broker.machine
+            last = views.ended(machine, effects.finished[number])
+            for news in self._endings[number]:
                 if not news.done():
-                    news.set_result(None)
+                    news.set_result(None if last is None else {**last, "as_of": machine.applied_index})
         for name in effects.deleted:
             # Those with a lease on its way get their answer from the machine.
             for poll in [poll for poll in self._lines.get(name, ()) if not poll.busy]:

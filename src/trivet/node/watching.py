@@ -15,7 +15,7 @@ from trivet.consensus.port import Applied, Outcome, OutOfTime
 from trivet.consensus.status import MemberStatus, ReplicaStatus
 from trivet.machine import views
 from trivet.machine.commands import MACHINE_VERSION
-from trivet.machine.state import Totals
+from trivet.machine.persistent import Totals
 from trivet.node.applier import Applier, OnEffects
 from trivet.observability import metrics as m
 from trivet.observability.logs import Events, Log
@@ -84,6 +84,7 @@ class Watcher:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._seen: tuple[str, str | None, int, bool] = ("follower", None, 0, False)
+        self._leader_heard_at: float | None = None  # when any leader was last heard of, this node included
         self._office: int | None = None  # the term in which this node leads and has caught up
         self._refusals: dict[str, float] = {}
         self._totals: dict[int, tuple[int, ...]] = {}  # by queue uid, as of the last scrape
@@ -94,6 +95,7 @@ class Watcher:
     def look(self) -> None:
         """`driver.on_turn`: tells broker and duties when role, leader, term or office changed."""
         node, replica = self._node, self._node.replica
+        self.leader_contact_age_ms()
         # Office, not `can_propose`: a full line or a hand-over that failed does not begin a new one (R1).
         office = replica.term if replica.caught_up else None
         if office is not None and office != self._office:
@@ -151,7 +153,12 @@ class Watcher:
     # --- health -----------------------------------------------------------------------------------------
 
     def leader_contact_age_ms(self) -> int | None:
-        return self._node.replica.leader_contact_ms
+        """Since a leader was last heard of, also when none is known now; None: never in this run."""
+        now = self._node.clock.monotonic()
+        age_ms = self._node.replica.leader_contact_ms
+        if age_ms is not None:
+            self._leader_heard_at = now - age_ms / 1000
+        return None if self._leader_heard_at is None else round((now - self._leader_heard_at) * 1000)
 
     def quorum_critical(self) -> bool:
         """Whether the members without this one, as far as it can see, are fewer than a quorum."""
@@ -185,7 +192,7 @@ class Watcher:
             "applied_index": status.applied_index,
             "snapshot_index": status.snapshot_index,
             "quorum": {"size": len(node.members) // 2 + 1, "have": have},
-            "members": [self._member(one, status) for one in status.members],
+            "members": [self._member(one) for one in status.members],
             "elections": [
                 {"term": one.term, "leader": one.leader, "at_ms": one.at_ms, "reason": one.reason}
                 for one in status.elections
@@ -204,8 +211,8 @@ class Watcher:
             found.append("memory_pressure: over the limit, enqueues are refused")
         return found
 
-    def _member(self, one: MemberStatus, status: ReplicaStatus) -> dict[str, Any]:
-        node, mine = self._node, one.node_id == self._node.node_id
+    def _member(self, one: MemberStatus) -> dict[str, Any]:
+        node = self._node
         addresses = node.config.members
         return {
             "id": one.node_id,
@@ -215,9 +222,9 @@ class Watcher:
             "recovering": one.recovering,
             "version": one.software or None,
             "machine_version": one.machine_version,
-            "term": status.term if mine else None,
-            "commit_index": status.commit_index if mine else None,
-            "applied_index": status.applied_index if mine else None,
+            "term": one.term,
+            "commit_index": one.commit,
+            "applied_index": one.applied,
             "match_index": one.match,
             "lag": one.lag,
             "last_contact_ms": self._contact_ms(one),

@@ -48,11 +48,14 @@ class Message(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_field
 
 
 class Health(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
-    """How the sender is (R1, R10): its wall clock, the free bytes of its disk, its memory over the limit."""
+    """How the sender is (R1, R10): its wall clock, the free bytes of its disk, its memory over the limit; and how far
+    it is, for operators: what it knows committed and has applied. Nothing is decided by these two."""
 
     wall_ms: WallMs
     free_bytes: Count
     memory_pressure: bool
+    commit: Count = 0
+    applied: Count = 0
 
 
 class Hello(Message, tag="hello", frozen=True, gc=True):

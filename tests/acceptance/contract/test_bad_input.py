@@ -19,10 +19,41 @@ KIB, MIB, DAY_MS = 1024, 1024 * 1024, 86_400_000
 
 def test_malformed_json(single: Api, name: str) -> None:
     path = f"/v1/queues/{name}/messages"
-    odd = [b"", b"{", b"}", b"[]", b'"x"', b"null", b"1", b'{"body": }', b'{"body": 1,}', b"{'body': 1}", b'{"body": 1} x']
-    odd += [b'{"body": NaN}', b'{"body": Infinity}', b'{"body": -Infinity}', b'{"body": 1e400}', b'{"body": -1e400}']
-    odd += [b'{"body": 01}', b'{"body": +1}', b'{"body": .5}', b'{"body": 1.}', b'{"body": "\x01"}', b'{"body": "\\x"}']
-    odd += [b'{"body": "\xff"}', b'{"body": "\\ud800"}', b'{"body": {"\\udc00": 1}}', b'\xff\xfe{"a":1}', b"\x00"]
+    odd = [
+        b"",
+        b"{",
+        b"}",
+        b"[]",
+        b'"x"',
+        b"null",
+        b"1",
+        b'{"body": }',
+        b'{"body": 1,}',
+        b"{'body': 1}",
+        b'{"body": 1} x',
+    ]
+    odd += [
+        b'{"body": NaN}',
+        b'{"body": Infinity}',
+        b'{"body": -Infinity}',
+        b'{"body": 1e400}',
+        b'{"body": -1e400}',
+    ]
+    odd += [
+        b'{"body": 01}',
+        b'{"body": +1}',
+        b'{"body": .5}',
+        b'{"body": 1.}',
+        b'{"body": "\x01"}',
+        b'{"body": "\\x"}',
+    ]
+    odd += [
+        b'{"body": "\xff"}',
+        b'{"body": "\\ud800"}',
+        b'{"body": {"\\udc00": 1}}',
+        b'\xff\xfe{"a":1}',
+        b"\x00",
+    ]
     odd += [b'{"body": ' + str(2**64).encode() + b"}", b'{"body": ' + str(-(2**63) - 1).encode() + b"}"]
     odd += [b'{"body": ' + b"9" * 5000 + b"}", b'{"body": /* c */ 1}', b'{"body": tru}']
     for raw in odd:
@@ -37,10 +68,28 @@ def test_malformed_messagepack(single: Api, name: str) -> None:
         return b"\x81\xa4body" + value
 
     nan, infinity = struct.pack(">d", float("nan")), struct.pack(">d", float("inf"))
-    odd = [b"", b"\xc1", b"\x81", b"\x81\xa4body", wrapped(b"\x01") + b"\x01", b"\x90", b"\xc0", wrapped(b"\xcb" + nan)]
-    odd += [wrapped(b"\xcb" + infinity), wrapped(b"\xd4\x05\x00"), wrapped(msgpack.packb(msgpack.Timestamp(1)))]
+    odd = [
+        b"",
+        b"\xc1",
+        b"\x81",
+        b"\x81\xa4body",
+        wrapped(b"\x01") + b"\x01",
+        b"\x90",
+        b"\xc0",
+        wrapped(b"\xcb" + nan),
+    ]
+    odd += [
+        wrapped(b"\xcb" + infinity),
+        wrapped(b"\xd4\x05\x00"),
+        wrapped(msgpack.packb(msgpack.Timestamp(1))),
+    ]
     odd += [wrapped(b"\x81\x01\x02"), wrapped(b"\xa1\xff"), wrapped(b"\x81\xc0\x01"), b"\x81\x01\x01"]
-    odd += [b"\xdd\xff\xff\xff\xff", wrapped(b"\xdb\xff\xff\xff\xff"), wrapped(b"\xca\x7f\xc0\x00\x00"), wrapped(b"\x81\xc4\x01a\x01")]
+    odd += [
+        b"\xdd\xff\xff\xff\xff",
+        wrapped(b"\xdb\xff\xff\xff\xff"),
+        wrapped(b"\xca\x7f\xc0\x00\x00"),
+        wrapped(b"\x81\xc4\x01a\x01"),
+    ]
     for raw in odd:
         reply = single.post(f"/v1/queues/{name}/messages", raw=raw, headers={"Content-Type": MSGPACK})
         assert reply.status == 400, (raw, reply)
@@ -84,7 +133,9 @@ def test_wrong_types(single: Api, name: str) -> None:
     }
     for field, values in wrong.items():
         for value in values:
-            sent = {field: value, "idempotency_key": "k"} if field == "idempotency_window_ms" else {field: value}
+            sent = (
+                {field: value, "idempotency_key": "k"} if field == "idempotency_window_ms" else {field: value}
+            )
             problem = single.post(path, sent).refused(400, "invalid_argument")
             assert problem["field"].startswith(f"/{field}"), (sent, problem)
     for messages in ({}, "x", 5, None, [5], [None], [[]]):
@@ -108,7 +159,9 @@ def test_lease_arguments(single: Api, name: str) -> None:
             reply = single.post(path, {"consumer": "c", field: value})
             reply.refused(400, "invalid_argument", f"/{field}")
     single.post(path, {}).refused(400, "invalid_argument", "/consumer")
-    single.post(path, {"consumer": "x" * 256, "max_messages": 1000, "lease_ms": 43_200_000, "request_id": "r" * 256}).ok()
+    single.post(
+        path, {"consumer": "x" * 256, "max_messages": 1000, "lease_ms": 43_200_000, "request_id": "r" * 256}
+    ).ok()
     single.post(path, {"consumer": "ü" * 128, "lease_ms": 1}).ok()
     queues = [name] * 65
     single.post("/v1/lease", {"consumer": "c", "queues": queues}).refused(400, "invalid_argument", "/queues")
@@ -142,7 +195,9 @@ def test_a_body_of_one_mebibyte(single: Api, name: str) -> None:
 def test_headers_of_sixteen_kibibytes(single: Api, name: str) -> None:
     path = f"/v1/queues/{name}/messages"
     single.post(path, {"headers": {"k": "v" * (16 * KIB - 1)}}).ok(201)
-    problem = single.post(path, {"headers": {"k": "v" * (16 * KIB)}}).refused(413, "payload_too_large", "/headers")
+    problem = single.post(path, {"headers": {"k": "v" * (16 * KIB)}}).refused(
+        413, "payload_too_large", "/headers"
+    )
     assert problem["limit"] == 16 * KIB
     single.post(path, {"headers": {f"h{n}": "" for n in range(64)}}).ok(201)
     many = single.post(path, {"headers": {f"h{n}": "" for n in range(65)}})
@@ -156,7 +211,12 @@ def test_a_batch_of_a_thousand(single: Api, name: str) -> None:
     leases = single.lease(name, 1000)
     assert len(leases) == 1000
     tokens = [{"lease_token": m["lease_token"]} for m in leases]
-    for verb, field, more in (("extend", "extensions", {"lease_ms": 60_000}), ("release", "leases", {}), ("nack", "nacks", {}), ("ack", "acks", {})):
+    for verb, field, more in (
+        ("extend", "extensions", {"lease_ms": 60_000}),
+        ("release", "leases", {}),
+        ("nack", "nacks", {}),
+        ("ack", "acks", {}),
+    ):
         items = [{**token, **more} for token in tokens]
         over = single.post(f"/v1/{verb}", {field: [*items, items[0]]})
         assert over.refused(413, "batch_too_large", f"/{field}")["limit"] == 1000
@@ -176,7 +236,9 @@ def test_a_batch_of_eight_mebibytes(single: Api, name: str) -> None:
     assert single.post(path, {"messages": as_base64}).status == 201
     answer = single.post(f"/v1/queues/{name}/lease", {"consumer": "c", "max_messages": 1000}).ok()
     assert 7 <= len(answer["messages"]) <= 8, "answers take 8 MiB at most"
-    small = single.post(f"/v1/queues/{name}/lease", {"consumer": "c", "max_messages": 1000, "max_bytes": 1}).ok()
+    small = single.post(
+        f"/v1/queues/{name}/lease", {"consumer": "c", "max_messages": 1000, "max_bytes": 1}
+    ).ok()
     assert len(small["messages"]) == 1, "at least one message"
 
 
@@ -212,7 +274,9 @@ def test_settle_limits(single: Api, name: str) -> None:
         ({"delay_ms": 400 * DAY_MS + 1}, "/nacks/0/delay_ms"),
         ({"dead_letter": "yes"}, "/nacks/0/dead_letter"),
     ):
-        single.post("/v1/nack", {"nacks": [{"lease_token": token, **bad}]}).refused(400, "invalid_argument", field)
+        single.post("/v1/nack", {"nacks": [{"lease_token": token, **bad}]}).refused(
+            400, "invalid_argument", field
+        )
     single.post("/v1/ack", {"acks": [{"lease_token": token, "result": "x" * (256 * KIB - 2)}]}).ok()
     assert len(single.message(number)["result"]) == 256 * KIB - 2
 
@@ -227,11 +291,17 @@ def test_depends_on_a_hundred(single: Api, name: str) -> None:
 
 def test_key_lengths_at_their_limit(single: Api, name: str) -> None:
     most = "k" * 256
-    single.enqueue(name, idempotency_key=most, group=most, run_id=most, step_id=most, tenant_id=most, user_id=most)
+    single.enqueue(
+        name, idempotency_key=most, group=most, run_id=most, step_id=most, tenant_id=most, user_id=most
+    )
     single.enqueue(name, delay_ms=400 * DAY_MS, ttl_ms=400 * DAY_MS)
     single.post(f"/v1/queues/{name}/messages", {}, headers={"Idempotency-Key": most}).ok(201)
-    single.post(f"/v1/queues/{name}/messages", {}, headers={"Idempotency-Key": most + "k"}).refused(400, "invalid_argument")
-    single.post(f"/v1/queues/{name}/messages", {}, headers={"Idempotency-Key": ""}).refused(400, "invalid_argument")
+    single.post(f"/v1/queues/{name}/messages", {}, headers={"Idempotency-Key": most + "k"}).refused(
+        400, "invalid_argument"
+    )
+    single.post(f"/v1/queues/{name}/messages", {}, headers={"Idempotency-Key": ""}).refused(
+        400, "invalid_argument"
+    )
 
 
 def test_both_request_ids_must_agree(single: Api, name: str) -> None:
@@ -249,7 +319,12 @@ def test_half_a_request_harms_nobody(single: Api, size: int) -> None:
 
 
 def test_garbage_on_the_port(single: Api) -> None:
-    for garbage in (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", b"GET\r\n\r\n", b"\x00" * 100, b"GET / HTTP/9.9\r\n\r\n"):
+    for garbage in (
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
+        b"GET\r\n\r\n",
+        b"\x00" * 100,
+        b"GET / HTTP/9.9\r\n\r\n",
+    ):
         with socket.create_connection((single.host, single.port), timeout=5) as connection:
             connection.sendall(garbage)
             connection.shutdown(socket.SHUT_WR)
@@ -265,7 +340,11 @@ def test_garbage_on_the_port(single: Api) -> None:
 def test_chunked_bodies_are_bodies(single: Api, name: str) -> None:
     connection = http.client.HTTPConnection(single.host, single.port, timeout=5)
     connection.request(
-        "POST", f"/v1/queues/{name}/messages", iter([b'{"bo', b'dy":5}']), {"Content-Type": JSON}, encode_chunked=True
+        "POST",
+        f"/v1/queues/{name}/messages",
+        iter([b'{"bo', b'dy":5}']),
+        {"Content-Type": JSON},
+        encode_chunked=True,
     )
     answer = connection.getresponse()
     assert answer.status == 201, answer.read()
@@ -275,7 +354,13 @@ def test_chunked_bodies_are_bodies(single: Api, name: str) -> None:
 
 
 def test_odd_paths(single: Api) -> None:
-    for path in ("/v1/messages/%00", "/v1/messages/%FF%FE", "/v1/messages/..", "/v1/messages/" + "m" * 5000, "/v1/messages/m-1"):
+    for path in (
+        "/v1/messages/%00",
+        "/v1/messages/%FF%FE",
+        "/v1/messages/..",
+        "/v1/messages/" + "m" * 5000,
+        "/v1/messages/m-1",
+    ):
         reply = single.get(path)
         assert reply.status in (400, 404), reply
     for path in ("/v1/queues//messages", "/v1/queues/../queues", "/v1//queues"):

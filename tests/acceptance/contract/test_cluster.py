@@ -25,7 +25,19 @@ def test_cluster_is_answered_by_the_node_asked(cluster: Cluster) -> None:
         for other in cluster.nodes:
             assert by_id[other.name]["api"] == other.url
         assert by_id[leader.name]["role"] == "leader"
-        fields = {"id", "api", "raft", "role", "version", "term", "commit_index", "applied_index", "match_index", "lag", "reachable"}
+        fields = {
+            "id",
+            "api",
+            "raft",
+            "role",
+            "version",
+            "term",
+            "commit_index",
+            "applied_index",
+            "match_index",
+            "lag",
+            "reachable",
+        }
         assert fields <= set(by_id[node.name]), by_id[node.name]
         assert any("contact" in field for field in by_id[node.name])
         assert any("disk" in field for field in by_id[node.name])
@@ -121,7 +133,9 @@ def test_metrics_are_valid_prometheus_text(cluster: Cluster, name: str) -> None:
                 seen.add(series)
         assert all(metric.startswith(("trivet_", "process_", "python_")) for metric in typed)
     text = leader.get("/metrics").raw.decode()
-    assert re.search(rf'^trivet_\w+\{{.*queue="{name}".*\}} 7(\.0)?$', text, re.M), "the queue's depth is there"
+    assert re.search(rf'^trivet_\w+\{{.*queue="{name}".*\}} 7(\.0)?$', text, re.M), (
+        "the queue's depth is there"
+    )
 
 
 def test_bound_to_loopback_only(single: Api) -> None:

@@ -17,7 +17,11 @@ def test_a_dead_message_keeps_everything(api: Api, name: str) -> None:
     (listed,) = api.get(f"/v1/queues/{name}/dead").ok()["messages"]
     direct = api.message(number)
     for message in (listed, direct):
-        assert message["id"] == number and message["state"] == "dead" and message["dead_reason"] == "max_attempts"
+        assert (
+            message["id"] == number
+            and message["state"] == "dead"
+            and message["dead_reason"] == "max_attempts"
+        )
         assert message["body"] == {"a": 1} and message["headers"] == {"h": "v"} and message["priority"] == 3
         assert [a["error"] for a in message["attempts"]] == ["first", "second"]
         assert abs(message["dead_at_ms"] - time.time() * 1000) < 10_000
@@ -103,7 +107,13 @@ def test_redrive_selects(api: Api, name: str) -> None:
     assert api.post(path, {"ids": [numbers[4], numbers[2]]}).ok()["redriven"] == 2
     assert api.post(path, {"ids": [numbers[4], "m0000ffffffff"]}).ok()["redriven"] == 0
     assert api.counts(name)["dead"] == 1 and api.counts(name)["ready"] == 5
-    for bad, field in (({"ids": []}, "/ids"), ({"limit": 0}, "/limit"), ({"reason": "x"}, "/reason"), ({"dry_run": 1}, "/dry_run"), ({"x": 1}, "/x")):
+    for bad, field in (
+        ({"ids": []}, "/ids"),
+        ({"limit": 0}, "/limit"),
+        ({"reason": "x"}, "/reason"),
+        ({"dry_run": 1}, "/dry_run"),
+        ({"x": 1}, "/x"),
+    ):
         api.post(path, bad).refused(400, "invalid_argument", field)
 
 

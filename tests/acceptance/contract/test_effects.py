@@ -108,7 +108,10 @@ def test_an_acks_effects_commit_with_it(api: Api, name: str, effect: str) -> Non
     token = api.one(name)["lease_token"]
     begin(api, effect, lease_token=token)
     fresh = f"{effect}:fresh"
-    ack = {"lease_token": token, "effects": [{"effect_id": effect, "result": 1}, {"effect_id": fresh, "result": 2}]}
+    ack = {
+        "lease_token": token,
+        "effects": [{"effect_id": effect, "result": 1}, {"effect_id": fresh, "result": 2}],
+    }
     assert api.post("/v1/ack", {"acks": [ack]}).ok()["results"] == [{"status": "acked"}]
     for each, result in ((effect, 1), (fresh, 2)):
         seen = look(api, each)
@@ -124,7 +127,10 @@ def test_an_acks_effect_needs_its_token(api: Api, name: str, effect: str) -> Non
     refused = api.post("/v1/ack", {"acks": [ack]}).ok()["results"][0]
     assert refused["status"] not in ("acked",), refused
     assert api.counts(name)["leased"] == 1 and look(api, effect)["state"] == "granted"
-    right = {"lease_token": lease, "effects": [{"effect_id": effect, "effect_token": granted["effect_token"], "result": 7}]}
+    right = {
+        "lease_token": lease,
+        "effects": [{"effect_id": effect, "effect_token": granted["effect_token"], "result": 7}],
+    }
     assert api.post("/v1/ack", {"acks": [right]}).ok()["results"][0]["status"] == "acked"
     assert look(api, effect)["result"] == 7
 
@@ -164,5 +170,7 @@ def test_bad_requests(api: Api, effect: str) -> None:
 def test_two_begins_at_once_grant_one(api: Api, effect: str) -> None:
     from tests.acceptance.contract.helper import later
 
-    replies = [later(api.post, "/v1/effects/begin", {"effect_id": effect, "owner": f"o{n}"}) for n in range(8)]
+    replies = [
+        later(api.post, "/v1/effects/begin", {"effect_id": effect, "owner": f"o{n}"}) for n in range(8)
+    ]
     assert sorted(reply.result(10).status for reply in replies) == [200] + [409] * 7

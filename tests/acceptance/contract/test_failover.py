@@ -63,7 +63,9 @@ def test_kill_the_leader_in_the_middle_of_everything(mortal: Cluster) -> None:
     ack = {"acks": [{"lease_token": tokens[0], "result": {"n": 0}}], "request_id": "ack-1"}
     assert leader.post("/v1/ack", ack).ok()["results"] == [{"status": "acked"}]
     assert leader.nack(tokens[1], delay_ms=600_000, error="later")["status"] == "nacked"
-    granted = leader.post("/v1/effects/begin", {"effect_id": "pay", "owner": "w", "lease_token": tokens[2], "request_id": "b-1"}).ok()
+    granted = leader.post(
+        "/v1/effects/begin", {"effect_id": "pay", "owner": "w", "lease_token": tokens[2], "request_id": "b-1"}
+    ).ok()
     new = {"body": {"x": 1}, "idempotency_key": "once", "request_id": "enq-1"}
     born = leader.post("/v1/queues/work/messages", new).ok(201)
     term = born["term"]
@@ -89,7 +91,12 @@ def test_kill_the_leader_in_the_middle_of_everything(mortal: Cluster) -> None:
     assert by_token == [{"status": "acked", "repeated": True}]
     stale = insist(mortal, "POST", "/v1/ack", {"acks": [{"lease_token": tokens[1]}]}).ok()["results"]
     assert stale == [{"status": "stale_lease"}]
-    regrant = insist(mortal, "POST", "/v1/effects/begin", {"effect_id": "pay", "owner": "w", "lease_token": tokens[2], "request_id": "b-1"})
+    regrant = insist(
+        mortal,
+        "POST",
+        "/v1/effects/begin",
+        {"effect_id": "pay", "owner": "w", "lease_token": tokens[2], "request_id": "b-1"},
+    )
     assert regrant.ok()["effect_token"] == granted["effect_token"]
     with_effect = {"acks": [{"lease_token": tokens[2], "effects": [{"effect_id": "pay", "result": "ok"}]}]}
     assert insist(mortal, "POST", "/v1/ack", with_effect).ok()["results"] == [{"status": "acked"}]
@@ -97,7 +104,9 @@ def test_kill_the_leader_in_the_middle_of_everything(mortal: Cluster) -> None:
     # and the state is what it was
     now = mortal.leader()
     assert now.message(ids[0])["state"] == "done" and now.message(ids[0])["result"] == {"n": 0}
-    assert now.message(ids[1])["state"] == "delayed" and now.message(ids[1])["attempts"][0]["error"] == "later"
+    assert (
+        now.message(ids[1])["state"] == "delayed" and now.message(ids[1])["attempts"][0]["error"] == "later"
+    )
     assert [now.message(i)["state"] for i in ids[3:6]] == ["leased"] * 3
     assert now.get("/v1/effects/pay").ok()["result"] == "ok"
     counts = now.counts("work")

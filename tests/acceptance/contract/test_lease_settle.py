@@ -27,7 +27,11 @@ def test_the_shape_of_a_lease(api: Api, name: str) -> None:
 
 def test_lease_length_is_the_requests_else_the_messages_else_the_queues(api: Api, name: str) -> None:
     api.queue(name, lease_ms=10_000)
-    for more, request, expected in (({}, {}, 10_000), ({"lease_ms": 20_000}, {}, 20_000), ({"lease_ms": 20_000}, {"lease_ms": 5_000}, 5_000)):
+    for more, request, expected in (
+        ({}, {}, 10_000),
+        ({"lease_ms": 20_000}, {}, 20_000),
+        ({"lease_ms": 20_000}, {"lease_ms": 5_000}, 5_000),
+    ):
         api.enqueue(name, **more)
         answer = api.post(f"/v1/queues/{name}/lease", {"consumer": "c", **request}).ok()
         rest = answer["messages"][0]["lease_expires_at_ms"] - answer["now_ms"]
@@ -340,7 +344,10 @@ def test_nack_with_a_delay_of_its_own(api: Api, name: str) -> None:
 @pytest.mark.parametrize(
     ("backoff", "delays"),
     [
-        ({"type": "exponential", "base_ms": 10_000, "factor": 2, "jitter": 0, "max_ms": 35_000}, [10_000, 20_000, 35_000, 35_000]),
+        (
+            {"type": "exponential", "base_ms": 10_000, "factor": 2, "jitter": 0, "max_ms": 35_000},
+            [10_000, 20_000, 35_000, 35_000],
+        ),
         ({"type": "fixed", "base_ms": 7_000, "jitter": 0}, [7_000, 7_000, 7_000]),
         ({"type": "list", "delays_ms": [5_000, 9_000], "jitter": 0}, [5_000, 9_000, 9_000]),
         ({"type": "exponential", "base_ms": 10_000, "factor": 1.5, "jitter": 0}, [10_000, 15_000, 22_500]),
@@ -397,7 +404,10 @@ def test_release_goes_back_to_its_place_uncounted(api: Api, name: str) -> None:
 def test_ack_with_enqueue(api: Api, name: str) -> None:
     api.enqueue(name)
     token = api.one(name)["lease_token"]
-    request = {"acks": [{"lease_token": token, "result": 5}], "enqueue": [{"queue": f"{name}x", "body": 1}, {"queue": f"{name}y"}]}
+    request = {
+        "acks": [{"lease_token": token, "result": 5}],
+        "enqueue": [{"queue": f"{name}x", "body": 1}, {"queue": f"{name}y"}],
+    }
     key = {"Idempotency-Key": f"{name}-awe"}
     answer = api.post("/v1/ack", request, headers=key).ok()
     assert answer["results"] == [{"status": "acked"}]
@@ -420,11 +430,15 @@ def test_ack_with_enqueue_is_all_or_nothing(api: Api, name: str) -> None:
     assert dead.status == 409, dead
     full = api.queue(f"{name}full", max_messages=1) and api.enqueue(f"{name}full")
     assert full
-    api.post("/v1/ack", {"acks": acks, "enqueue": [*new, {"queue": f"{name}full"}]}).refused(429, "queue_full")
+    api.post("/v1/ack", {"acks": acks, "enqueue": [*new, {"queue": f"{name}full"}]}).refused(
+        429, "queue_full"
+    )
     api.post("/v1/ack", {"acks": acks, "enqueue": [{"queue": f"{name}x", "priority": 9999}]}).refused(
         400, "invalid_argument", "/enqueue/0/priority"
     )
-    api.post("/v1/ack", {"acks": acks, "enqueue": [{"body": 1}]}).refused(400, "invalid_argument", "/enqueue/0/queue")
+    api.post("/v1/ack", {"acks": acks, "enqueue": [{"body": 1}]}).refused(
+        400, "invalid_argument", "/enqueue/0/queue"
+    )
     api.post("/v1/ack", {"acks": [], "enqueue": new}).refused(400, "invalid_argument", "/acks")
     api.post("/v1/ack", {"enqueue": new}).refused(400, "invalid_argument", "/acks")
     api.get(f"/v1/queues/{name}x").refused(404, "queue_not_found")
@@ -438,7 +452,9 @@ def test_an_empty_or_missing_list_is_400(api: Api) -> None:
             api.post(f"/v1/{verb}", body).refused(400, "invalid_argument", f"/{field}")
         api.post(f"/v1/{verb}", {field: ["x"]}).refused(400, "invalid_argument", f"/{field}/0")
         api.post(f"/v1/{verb}", {field: [{}]}).refused(400, "invalid_argument", f"/{field}/0/lease_token")
-        api.post(f"/v1/{verb}", {field: [{"lease_token": 5}]}).refused(400, "invalid_argument", f"/{field}/0/lease_token")
+        api.post(f"/v1/{verb}", {field: [{"lease_token": 5}]}).refused(
+            400, "invalid_argument", f"/{field}/0/lease_token"
+        )
 
 
 def test_unknown_tokens_change_nothing(api: Api, name: str) -> None:

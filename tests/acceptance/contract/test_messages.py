@@ -14,7 +14,10 @@ def test_one_or_many_aligned_with_the_input(api: Api, name: str) -> None:
     one = api.post(f"/v1/queues/{name}/messages", {"body": 1}).ok(201)
     assert one["messages"] == [{"id": one["messages"][0]["id"], "state": "ready", "duplicate": False}]
     first = api.message(one["messages"][0]["id"])
-    sent = [{"body": n, "delay_ms": 60_000 if n % 2 else 0, "depends_on": [first["id"]] if n == 2 else []} for n in range(5)]
+    sent = [
+        {"body": n, "delay_ms": 60_000 if n % 2 else 0, "depends_on": [first["id"]] if n == 2 else []}
+        for n in range(5)
+    ]
     many = api.post(f"/v1/queues/{name}/messages", {"messages": sent}).ok(201)["messages"]
     assert [m["state"] for m in many] == ["ready", "delayed", "blocked", "delayed", "ready"]
     assert [api.message(m["id"])["body"] for m in many] == [0, 1, 2, 3, 4]
@@ -52,7 +55,19 @@ def test_every_field_of_a_message_comes_back(api: Api, name: str) -> None:
     number = api.enqueue(name, **sent)
     lease = api.one(name)
     stored = api.message(number)
-    echoed = ("body", "headers", "priority", "group", "run_id", "step_id", "parent_step_id", "tenant_id", "user_id", "traceparent", "max_attempts")
+    echoed = (
+        "body",
+        "headers",
+        "priority",
+        "group",
+        "run_id",
+        "step_id",
+        "parent_step_id",
+        "tenant_id",
+        "user_id",
+        "traceparent",
+        "max_attempts",
+    )
     for field in echoed:
         assert lease[field] == sent[field], field
         assert stored[field] == sent[field], field
@@ -69,7 +84,9 @@ def test_every_field_of_a_message_comes_back(api: Api, name: str) -> None:
     assert "lease_token" not in stored, "a token is only in the answer to its lease (R13)"
 
 
-@pytest.mark.parametrize("body", [None, True, 0, -1, 1.5, "", "ü😀", [], {}, [[]], 2**63 - 1, -(2**63), 1e300, {"": ""}])
+@pytest.mark.parametrize(
+    "body", [None, True, 0, -1, 1.5, "", "ü😀", [], {}, [[]], 2**63 - 1, -(2**63), 1e300, {"": ""}]
+)
 def test_any_json_value_is_a_body(api: Api, name: str, body: object) -> None:
     number = api.enqueue(name, body=body)
     got = api.one(name)["body"]
@@ -153,9 +170,13 @@ def test_a_key_gives_the_first_message(api: Api, name: str) -> None:
     other = api.post(path, {"body": {"a": 1}, "content_type": "text/x", "idempotency_key": "k"})
     other.refused(409, "idempotency_conflict")
     assert api.counts(name)["ready"] == 1
-    api.post(f"/v1/queues/{name}x/messages", {"body": 5, "idempotency_key": "k"}).ok(201)  # a key is its queue's
+    api.post(f"/v1/queues/{name}x/messages", {"body": 5, "idempotency_key": "k"}).ok(
+        201
+    )  # a key is its queue's
     token = api.one(name)["lease_token"]
-    assert api.post(path, {"body": {"a": 1}, "idempotency_key": "k"}).ok(201)["messages"][0]["state"] == "leased"
+    assert (
+        api.post(path, {"body": {"a": 1}, "idempotency_key": "k"}).ok(201)["messages"][0]["state"] == "leased"
+    )
     api.post("/v1/ack", {"acks": [{"lease_token": token, "result": {"sum": 3}}]}).ok()
     done = api.post(path, {"body": {"a": 1}, "idempotency_key": "k"}).ok(201)["messages"][0]
     assert done == {"id": first["id"], "state": "done", "duplicate": True, "result": {"sum": 3}}
@@ -180,7 +201,9 @@ def test_a_key_ends_with_its_window_but_not_before_its_message(api: Api, name: s
     time.sleep(0.4)
     assert api.post(path, sent).ok(201)["messages"][0]["duplicate"] is True, "unfinished"
     api.ack(api.one(name)["lease_token"])
-    fresh = eventually(lambda: (m := api.post(path, sent).ok(201)["messages"][0]) and not m["duplicate"] and m, 9)
+    fresh = eventually(
+        lambda: (m := api.post(path, sent).ok(201)["messages"][0]) and not m["duplicate"] and m, 9
+    )
     assert fresh["id"] != first
 
 
@@ -310,7 +333,11 @@ def test_patch_priority_and_time(api: Api, name: str) -> None:
     api.patch(f"/v1/messages/{first}", {"deliver_at_ms": int(time.time() * 1000) - 5}).ok()
     assert api.one(name)["id"] == first
     api.patch("/v1/messages/none", {"priority": 1}).refused(404, "message_not_found")
-    for bad, field in (({"priority": 1001}, "/priority"), ({"body": 1}, "/body"), ({"priority": "1"}, "/priority")):
+    for bad, field in (
+        ({"priority": 1001}, "/priority"),
+        ({"body": 1}, "/body"),
+        ({"priority": "1"}, "/priority"),
+    ):
         api.patch(f"/v1/messages/{first}", bad).refused(400, "invalid_argument", field)
 
 
@@ -327,7 +354,10 @@ def test_browse_by_state_and_page(api: Api, name: str) -> None:
     assert [m["id"] for m in page["messages"]] == [ids[6], late] and page["next"] is None
     assert api.counts(name)["ready"] == 7, "browsing leases nothing"
     lease = api.one(name)
-    by_state = {s: [m["id"] for m in api.get(f"{path}?state={s}").ok()["messages"]] for s in ("ready", "delayed", "leased", "dead")}
+    by_state = {
+        s: [m["id"] for m in api.get(f"{path}?state={s}").ok()["messages"]]
+        for s in ("ready", "delayed", "leased", "dead")
+    }
     assert by_state == {"ready": ids[1:], "delayed": [late], "leased": [lease["id"]], "dead": []}
     listed = api.get(f"{path}?state=leased").ok()["messages"][0]
     assert "lease_token" not in listed
@@ -411,7 +441,9 @@ def test_a_failed_dependency(api: Api, name: str, end: str) -> None:
         message = api.message(number)
         assert (message["state"], message["dead_reason"]) == ("dead", "dependency_failed")
     assert api.one(name)["id"] == runs
-    api.post(f"/v1/queues/{name}/messages", {"depends_on": ["m0000ffffffff"]}).refused(404, "message_not_found")
+    api.post(f"/v1/queues/{name}/messages", {"depends_on": ["m0000ffffffff"]}).refused(
+        404, "message_not_found"
+    )
     api.post(f"/v1/queues/{name}/messages", {"depends_on": [parent], "on_dependency_failure": "x"}).refused(
         400, "invalid_argument", "/on_dependency_failure"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from tests.simulation.disk import SimDisk
@@ -187,6 +187,3 @@ def load(lab: EventLab, leader: LabNode) -> None:
 
     put()
 
-
-def spread(make: Callable[[int], EventLab], seeds: Iterator[int] | range) -> list[float]:
-    return sorted(failover_s(make(seed)) for seed in seeds)

@@ -26,8 +26,7 @@ from trivet.machine.commands import (
 )
 from trivet.machine.core import Machine
 from trivet.machine.effects import EntryEffects
-from trivet.machine.replies import Answer, Enqueued, Grant, Leased, Refusal, Reply, Settled, SettledAll
-from trivet.machine.state import (
+from trivet.machine.persistent import (
     EffectData,
     Header,
     KeyData,
@@ -37,6 +36,7 @@ from trivet.machine.state import (
     StoredReply,
     SweepData,
 )
+from trivet.machine.replies import Answer, Enqueued, Grant, Leased, Refusal, Reply, Settled, SettledAll
 
 START_MS = 1_700_000_000_000
 SECRET = b"0123456789abcdef0123456789abcdef"

@@ -542,7 +542,7 @@ def test_r24_what_is_kept_after_its_end(draft: Draft, result: bytes | None, kept
     kit = make(result_retention_ms=500)
     (number,) = kit.put(draft)
     kit.ack(*kit.lease(), result=result)
-    assert (kit.state(number) == "done") == kept and kit.hints.finished == [number]
+    assert (kit.state(number) == "done") == kept and list(kit.hints.finished) == [number]
     if kept:
         assert kit.m.messages[number].history[-1].outcome == "acked"
         kit.pass_ms(499)
