@@ -105,16 +105,15 @@ async def serve(config: dict[str, Any], job: dict[str, Any]) -> None:
     loop = asyncio.get_running_loop()
     gone = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, gone.set)
-    if job["what"] == "run":
-        asyncio.ensure_future(run_when_leading(node, job))
-    else:
-        asyncio.ensure_future(write_for_ever(node))
+    work = run_when_leading(node, job) if job["what"] == "run" else write_for_ever(node)
+    task = asyncio.ensure_future(work)
     await gone.wait()
+    task.cancel()
     await node.stop()
 
 
 async def run_when_leading(node: Node, job: dict[str, Any]) -> None:
-    while not (node.replica.can_propose and node.machine.cluster_id):
+    while not (node.replica.can_propose and node.machine.cluster_id):  # noqa: ASYNC110 the node tells nobody
         await asyncio.sleep(0.05)
     await node.broker.submit(Request(PutQueue("bench", QueueConfig())))
     await asyncio.sleep(1)

@@ -21,7 +21,9 @@ def configuration() -> str:
     ]
     for one in config.reference():
         default = "empty" if one.default in ("", (), None) else one.default
-        lines.append(f"| `{one.key}` | {one.type} | {default} | {(one.range or '—').replace('|', 'or')} | {one.help} |")
+        lines.append(
+            f"| `{one.key}` | {one.type} | {default} | {(one.range or '—').replace('|', 'or')} | {one.help} |"
+        )
     return "\n".join(lines) + "\n"
 
 

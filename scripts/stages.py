@@ -143,7 +143,9 @@ def coverage_gates() -> list[bool]:
     passed = []
     for package, gate in COVERAGE_GATES.items():
         words = ("--precision=2", "--skip-covered", "--show-missing", f"--include=src/trivet/{package}/*")
-        done = subprocess.run(python("-m", "coverage", "report", *words), cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            python("-m", "coverage", "report", *words), cwd=ROOT, capture_output=True, text=True
+        )
         total = re.search(r"^TOTAL.*?([\d.]+)%$", done.stdout, flags=re.MULTILINE)
         percent = float(total.group(1)) if total else 0.0
         passed.append(percent >= gate)

@@ -154,8 +154,12 @@ class MemoryTransport(Transport):  # type: ignore[misc]
 class Listing(SyncObj):  # type: ignore[misc]
     """A state machine in the library's own way: the values in the order they were applied."""
 
-    def __init__(self, me: str, others: list[str], conf: SyncObjConf, transport: Transport, **more: Any) -> None:
-        super().__init__(Node(me), [Node(each) for each in others], conf, nodeClass=Node, transport=transport, **more)
+    def __init__(
+        self, me: str, others: list[str], conf: SyncObjConf, transport: Transport, **more: Any
+    ) -> None:
+        super().__init__(
+            Node(me), [Node(each) for each in others], conf, nodeClass=Node, transport=transport, **more
+        )
         _opened.append(self)
         self.applied: list[Any] = []
 

@@ -141,8 +141,6 @@ def stock_never_answers_a_leader_that_stepped_down() -> None:
     assert not cluster["A"]._isLeader() and heard == []
 
 
-
-
 # --- the tests: stock fails, ours holds --------------------------------------------------------------------
 
 

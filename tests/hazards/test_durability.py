@@ -184,7 +184,9 @@ os._exit(0)
 
 
 def reopened(directory: Path) -> list[int]:
-    conf = settings(journalFile=str(directory / "journal"), fullDumpFile=str(directory / "dump"), useFork=False)
+    conf = settings(
+        journalFile=str(directory / "journal"), fullDumpFile=str(directory / "dump"), useFork=False
+    )
     node, _ = alone(conf)
     for _ in range(4):
         node.doTick(0)
@@ -257,7 +259,9 @@ def stock_deletes_its_log_after_a_dump(directory: Path, how: str) -> None:
 # --- the tests: stock fails, ours holds --------------------------------------------------------------------
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace to see the stock library's system calls")
+@pytest.mark.skipif(
+    shutil.which("strace") is None, reason="needs strace to see the stock library's system calls"
+)
 def test_r01a_stock_acks_without_fsync(tmp_path: Path) -> None:
     stock_acks_without_fsync(tmp_path)
 
@@ -270,7 +274,9 @@ def test_r01a_ours_acks_only_what_is_synced() -> None:
         node.slow = True
     told = trio.propose("A", 1)
     trio.run(3)
-    assert told == [] and all(node.storage.durable_index < node.storage.last_index for node in trio.up.values())
+    assert told == [] and all(
+        node.storage.durable_index < node.storage.last_index for node in trio.up.values()
+    )
     for node in trio.up.values():
         node.slow = False
     trio.run(3)
@@ -405,7 +411,9 @@ def test_r02b_damaged_records_are_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", ["kill", "clean"])
 def test_r02c_crash_around_a_snapshot(tmp_path: Path, how: str) -> None:
     """A snapshot that is under way when the process ends takes nothing of the log with it."""
-    stock_deletes_its_log_after_a_dump(tmp_path / "stock" if (tmp_path / "stock").mkdir() is None else tmp_path, how)
+    stock_deletes_its_log_after_a_dump(
+        tmp_path / "stock" if (tmp_path / "stock").mkdir() is None else tmp_path, how
+    )
     trio = Trio("A")
     trio.elect("A")
     told = [trio.propose("A", i) for i in range(1, 11)]

@@ -189,8 +189,7 @@ def test_r12a_no_membership_change_reaches_the_library() -> None:
 
 
 def engine_of(replica: Replica) -> Contained:
-    engine = next(value for value in vars(replica).values() if isinstance(value, Contained))
-    return engine
+    return next(value for value in vars(replica).values() if isinstance(value, Contained))
 
 
 def test_r12b_a_snapshot_names_the_members_at_its_index(tmp_path: Path) -> None:
@@ -223,7 +222,9 @@ def test_r15b_votes_are_counted_by_voter() -> None:
             for question in questions:
                 trio[peer].replica.receive("B", frames.decode(question))
                 trio[peer].turn(tick=False)
-            answers = [f for f in trio.queues[(peer, "B")] if isinstance(frames.decode(f), frames.PreVoteReply)]
+            answers = [
+                f for f in trio.queues[(peer, "B")] if isinstance(frames.decode(f), frames.PreVoteReply)
+            ]
             trio.drop(peer, "B")
             for answer in answers:
                 trio["B"].replica.receive(peer, frames.decode(answer))

@@ -230,8 +230,6 @@ def stock_never_backs_off_enough() -> None:
     assert len(cluster["A"].applied) == 1 and heard == []
 
 
-
-
 # --- the tests: stock fails, ours holds --------------------------------------------------------------------
 
 

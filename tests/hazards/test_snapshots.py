@@ -31,7 +31,9 @@ def flip_a_byte(path: Path) -> bytes:
 def stock_serves_nothing_from_a_damaged_dump(directory: Path) -> None:
     cluster = Cluster(
         conf_for=lambda name: settings(
-            journalFile=str(directory / f"{name}.journal"), fullDumpFile=str(directory / f"{name}.dump"), useFork=False
+            journalFile=str(directory / f"{name}.journal"),
+            fullDumpFile=str(directory / f"{name}.dump"),
+            useFork=False,
         )
     )
     cluster.elect("A")
@@ -72,7 +74,10 @@ class Second(Listing):
 
 def stock_forgets_the_code_version(directory: Path) -> None:
     def opened() -> Second:
-        node, _ = alone(settings(journalFile=str(directory / "j"), fullDumpFile=str(directory / "d"), useFork=False), Second)
+        node, _ = alone(
+            settings(journalFile=str(directory / "j"), fullDumpFile=str(directory / "d"), useFork=False),
+            Second,
+        )
         for _ in range(2):
             node.doTick(0)
         return node
@@ -276,8 +281,6 @@ def stock_floods_while_it_serializes() -> None:
     assert len(cluster.wires.queues[("A", "C")]) > 300
 
 
-
-
 # --- the tests: stock fails, ours holds --------------------------------------------------------------------
 
 
@@ -458,7 +461,9 @@ def test_r13e_a_transfer_over_a_replaced_connection(tmp_path: Path) -> None:
 def test_r14b_no_flood() -> None:
     """One turn sends a member at most its window, whatever it lacks."""
     stock_floods_while_it_serializes()
-    trio, _ = with_two_snapshots(snapshot_chunk_bytes=64, snapshot_window=4, window_frames=8, append_bytes=500)
+    trio, _ = with_two_snapshots(
+        snapshot_chunk_bytes=64, snapshot_window=4, window_frames=8, append_bytes=500
+    )
     trio.kill("C")
     trio.disks["C"].wipe()
     trio.wiped.add("C")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from tests.hazards.ours import Trio
 from tests.hazards.stock import Cluster, hidden, settings
 from trivet.consensus.port import NotProposed
@@ -58,8 +57,6 @@ def stock_counts_itself_before_anything_is_synced() -> None:
     cluster.tick("A")
     cluster.tick("A")
     assert events == ["append", "answer"]  # nothing between the two
-
-
 
 
 # --- the tests: stock fails, ours holds --------------------------------------------------------------------

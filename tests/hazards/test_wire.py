@@ -10,7 +10,7 @@ import socket
 import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -97,10 +97,8 @@ def stock_buffers_without_limit() -> None:
             stranger.setblocking(False)
             left = 6 << 20
             while left > 0:
-                try:
+                with suppress(BlockingIOError):
                     left -= stranger.send(bytes(262_144))
-                except BlockingIOError:
-                    pass
                 node.doTick(0)
             ticks(node, 5)
             connections = list(node._SyncObj__transport._unknownConnections)
@@ -192,7 +190,9 @@ def test_r08a_no_pickle_in_our_source() -> None:
                 names = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
                 names = [node.module or "", *(alias.name for alias in node.names)]
-            forbidden = {"pickle", "marshal", "shelve", "dill"} & {n for name in names for n in name.split(".")}
+            forbidden = {"pickle", "marshal", "shelve", "dill"} & {
+                n for name in names for n in name.split(".")
+            }
             assert not forbidden, f"{path}: {forbidden}"
 
 
@@ -224,7 +224,7 @@ def test_r15d_an_older_connection_is_over() -> None:
     trio.beat("A")
     late = list(trio.queues[("A", "B")])
     trio.flow()
-    replies = [f for f in trio.queues[("B", "A")]]
+    replies = list(trio.queues[("B", "A")])
     trio.disconnect("A", "B")
     trio.connect("A", "B")
     told = trio.propose("A", 1)
@@ -242,7 +242,9 @@ def test_r15a_long_entries_travel() -> None:
     stock_chokes_on_a_long_binary_command()
     trio = Trio(settings=ConsensusSettings(append_bytes=65_536, window_bytes=65_536))
     trio.elect("A")
-    told = [trio.propose("A", i, padding=size) for i, size in enumerate((65_000, 70_000, 131_072, 500_000), 1)]
+    told = [
+        trio.propose("A", i, padding=size) for i, size in enumerate((65_000, 70_000, 131_072, 500_000), 1)
+    ]
     trio.run(6)
     assert all(each.applied for each in told) and trio.ids("C") == [1, 2, 3, 4]
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -51,8 +55,13 @@ def modules() -> Iterator[tuple[str, Path]]:
         yield path.relative_to(SOURCE).parts[0].removesuffix(".py"), path
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
 def imports(path: Path) -> Iterator[str]:
-    for found in ast.walk(ast.parse(path.read_text())):
+    for found in nodes(path):
         if isinstance(found, ast.Import):
             yield from (name.name for name in found.names)
         elif isinstance(found, ast.ImportFrom):
@@ -97,7 +106,7 @@ def test_the_machine_is_pure() -> None:
             continue
         place = path.relative_to(ROOT)
         wrong += [f"{place} imports {n}" for n in imports(path) if n.split(".")[0] not in MACHINE_MAY_IMPORT]
-        for found in ast.walk(ast.parse(path.read_text())):
+        for found in nodes(path):
             if isinstance(found, ast.Constant) and isinstance(found.value, float):
                 wrong.append(f"{place}:{found.lineno} has a float")
             if isinstance(found, ast.BinOp) and isinstance(found.op, ast.Div):
@@ -129,7 +138,7 @@ def test_no_error_is_swallowed() -> None:
     """Yuan 2014: most catastrophic failures are wrong handling of a signalled error."""
     wrong = []
     for _, path in modules():
-        for found in ast.walk(ast.parse(path.read_text())):
+        for found in nodes(path):
             if not isinstance(found, ast.ExceptHandler):
                 continue
             broad = found.type is None or (
@@ -142,8 +151,6 @@ def test_no_error_is_swallowed() -> None:
 
 
 def test_readme_links_resolve() -> None:
-    import re
-
     missing = []
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
@@ -153,9 +160,6 @@ def test_readme_links_resolve() -> None:
 
 
 def test_reference_pages_are_what_the_code_says() -> None:
-    import subprocess
-    import sys
-
     done = subprocess.run(
         [sys.executable, "scripts/make_reference.py", "--check"], cwd=ROOT, capture_output=True, text=True
     )

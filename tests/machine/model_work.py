@@ -383,7 +383,7 @@ class Model(Effects):
     def wake(self, m: dict[str, Any]) -> None:
         if m["state"] == LEASED:
             self.end_lease(m, "expired")
-            self.fail(m, None)
+            self.fail(m, 0)
         elif m["state"] not in UNFINISHED:
             self.forget(m)
         elif self.overdue(m):

@@ -147,7 +147,9 @@ class Story:
     def do_begin(self, names: list[str], options: dict[str, Any]) -> c.Command:
         lease = options.get("lease")
         token = None if lease is None else self.token(lease)
-        return c.EffectBegin(names[0], options.get("owner", "o"), token, lease is not None, options.get("ttl_ms"))
+        return c.EffectBegin(
+            names[0], options.get("owner", "o"), token, lease is not None, options.get("ttl_ms")
+        )
 
     def do_commit(self, names: list[str], options: dict[str, Any]) -> c.Command:
         result = None if options.get("result") is None else str(options["result"]).encode()
@@ -179,11 +181,15 @@ class Story:
                 lines = [self.grant(grant) for grant in reply.grants]
                 return lines + ([f"lost {reply.lost}"] if reply.lost else []) or ["nothing"]
             case replies.SettledAll():
-                return [self.settled(one) for one in reply.results] + [self.one(o) for o in reply.messages or ()]
+                return [self.settled(one) for one in reply.results] + [
+                    self.one(o) for o in reply.messages or ()
+                ]
             case replies.MessageChanged():
                 ends = reply.lease_expires_at_ms
                 extra = " cancelled" if reply.cancelled else ""
-                return [f"m{reply.message} {reply.state}{extra}" + (f" until {self.since(ends)}" if ends else "")]
+                return [
+                    f"m{reply.message} {reply.state}{extra}" + (f" until {self.since(ends)}" if ends else "")
+                ]
             case replies.Redriven():
                 return [" ".join(["redriven", *(f"m{number}" for number in reply.ids)])]
             case replies.EffectState():
@@ -225,7 +231,17 @@ class Story:
         view: dict[str, Any] | None
         if kind == "queue":
             view = views.queue(self.machine, name)
-            wanted = ["ready", "leasable", "delayed", "leased", "dead", "blocked", "bytes", "paused", "oldest_ready_age_ms"]
+            wanted = [
+                "ready",
+                "leasable",
+                "delayed",
+                "leased",
+                "dead",
+                "blocked",
+                "bytes",
+                "paused",
+                "oldest_ready_age_ms",
+            ]
         elif kind == "effect":
             view, wanted = views.effect(self.machine, name), []
         else:

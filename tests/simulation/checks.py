@@ -48,7 +48,9 @@ class Checker:
         audit.led = -1
         if storage.recovering is None:
             if storage.term < audit.term:
-                self.world.violate("term forgotten", f"{name} is back in term {storage.term}, showed {audit.term}")
+                self.world.violate(
+                    "term forgotten", f"{name} is back in term {storage.term}, showed {audit.term}"
+                )
             voted = audit.votes.get(storage.term)
             if voted is not None and storage.voted_for != voted:
                 self.world.violate(
@@ -111,7 +113,9 @@ class Checker:
         if known[0] != crc:
             self.world.violate("log matching", f"{name}: two contents for index {index} term {term}")
         if before is not None and known[1] not in (-1, before):
-            self.world.violate("log matching", f"{name}: {index}/{term} after term {before}, elsewhere {known[1]}")
+            self.world.violate(
+                "log matching", f"{name}: {index}/{term} after term {before}, elsewhere {known[1]}"
+            )
 
     def truncated(self, name: str, index: int, commit: int) -> None:
         if index <= commit:

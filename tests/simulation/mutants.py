@@ -130,7 +130,9 @@ def main() -> int:
         started = time.perf_counter()
         found = hunt(mutant, options.seeds)
         survived += found is None
-        verdict = f"caught at seed {found[0]}: {found[1][:90]}" if found else f"NOT caught in {options.seeds} seeds"
+        verdict = (
+            f"caught at seed {found[0]}: {found[1][:90]}" if found else f"NOT caught in {options.seeds} seeds"
+        )
         print(f"{mutant.__name__:<28} {verdict} ({time.perf_counter() - started:.0f} s)", flush=True)
     return 1 if survived else 0
 

@@ -165,6 +165,7 @@ class Network:
             self.nodes[me].peer_up(peer, hello)
 
         self.nodes[me].when_awake(opened)
+        return None
 
     def _break(self, connection: Connection, first_to_know: str | None = None) -> None:
         """Both ends learn of it, each in its own time; bytes already on the way may still arrive before."""
@@ -224,11 +225,12 @@ class Network:
             delay *= rng.choice((5, 20, 100))
         return delay
 
-    def send(self, sender: str, receiver: str, frame: bytes) -> None:
+    def send(self, sender: str, receiver: str, frame: bytes, of_connection: bool = False) -> None:
+        """`of_connection`: a hello says who this connection is with, so it never outlives it, as datagrams may."""
         connection = self._view.get((sender, receiver))
         if connection is None:
             self.world.count("sent into nothing")
-        elif self.options.datagrams and not self.perfect:
+        elif self.options.datagrams and not self.perfect and not of_connection:
             self._send_datagram(connection, sender, receiver, frame)
         else:
             arrival = max(self.world.now + self._delay(), connection.last_arrival[receiver])

@@ -145,7 +145,7 @@ class SimNode:
     def start(self) -> None:
         """Boot. A node that finds its directory unusable stays down: only after damage."""
         if self.running:
-            return
+            return None
         self.incarnation += 1
         self.clock.reboot(self.rng.uniform(0, 1000))
         self._paused_until = 0.0
@@ -169,9 +169,12 @@ class SimNode:
         except Fatal as error:
             self.world.violate("fatal at boot", f"{self.name}: {error!r}")
         self._ticker(self.incarnation)
+        return None
 
     def _boot(self) -> None:
-        settings = StorageSettings(segment_bytes=self.options.segment_bytes, cache_bytes=self.rng.choice((1 << 12, 1 << 20)))
+        settings = StorageSettings(
+            segment_bytes=self.options.segment_bytes, cache_bytes=self.rng.choice((1 << 12, 1 << 20))
+        )
         storage = WatchedStorage.open(self.disk, self.name, self.clock, settings)
         assert isinstance(storage, WatchedStorage)
         storage.checker, storage.owner = self.checker, self
@@ -330,7 +333,7 @@ class SimNode:
         self.world.trace(f"{peer}>{self.name}", frame)
         message = frames.decode(frame)
         if self.world.log is not None:
-            self.world.say(f"{peer}>{self.name} {message}"[:180])
+            self.world.say(f"{peer}>{self.name} {message}"[:420])
         self.guard(lambda: self.replica.receive(peer, message))  # type: ignore[union-attr]
         self.wake()
 
@@ -344,7 +347,7 @@ class SimNode:
             self.checker.voted(self.name, message.term, self.name)
         self.checker.shown(self.name, message.term)
         self.world.count(f"sent {type(message).__name__}")
-        self.network.send(self.name, peer, frames.encode(message))
+        self.network.send(self.name, peer, frames.encode(message), isinstance(message, frames.Hello))
 
     def submit(self, data: bytes, done: Callable[[Outcome], None], deadline_s: float) -> None:
         """A proposal: waits for its turn like a batch of the broker, or is refused at once."""
@@ -534,7 +537,9 @@ class SimNode:
 
     def rot(self) -> bool:
         """Damage something that is provably synced: what R3 promises to tell from a torn write."""
-        names = [name for name in self.disk.names() if name.startswith(("log-", "snap", "hard-", "identity-"))]
+        names = [
+            name for name in self.disk.names() if name.startswith(("log-", "snap", "hard-", "identity-"))
+        ]
         if not names:
             return False
         name = self.rng.choice(names)

@@ -60,7 +60,9 @@ class Options:
         values = asdict(self)
         weights = values.pop("weights")
         parts = [f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in values.items()]
-        return " ".join(parts) + " faults: " + (" ".join(f"{k}={v:.2g}" for k, v in weights.items()) or "none")
+        return (
+            " ".join(parts) + " faults: " + (" ".join(f"{k}={v:.2g}" for k, v in weights.items()) or "none")
+        )
 
 
 def draw(rng: random.Random, nodes: int | None = None) -> Options:

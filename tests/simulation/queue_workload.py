@@ -19,7 +19,8 @@ from tests.simulation.options import Options
 from tests.simulation.workload import Workload
 from tests.simulation.world import EPOCH_MS, World
 from trivet.consensus.port import Applied, NotProposed, Outcome
-from trivet.machine import commands as c, replies as r
+from trivet.machine import commands as c
+from trivet.machine import replies as r
 from trivet.node.stamps import Stamper
 from trivet.wire.entry import decode_entry, encode_entry
 
@@ -91,7 +92,11 @@ class QueueWorkload(Workload):
                 self._duty(node, c.Genesis("simulated", b"s" * 32, tuple(node.members)))
         due = machine.next_deadline_ms()
         late = due is not None and due <= self.stampers[node.name].peek_ms(machine.clock_ms)
-        if late and now >= self._office[node.name][2] + GRACE_SECONDS and self._expiring.get(node.name) != office:
+        if (
+            late
+            and now >= self._office[node.name][2] + GRACE_SECONDS
+            and self._expiring.get(node.name) != office
+        ):
             self._expiring[node.name] = office
             self._duty(node, c.Expire(10))
 
@@ -120,7 +125,9 @@ class QueueWorkload(Workload):
 
     def _act(self) -> None:
         rng = self.rng
-        kind = rng.choices(("enqueue", "lease", "ack", "nack", "extend", "effect", "other", "read"), (6, 6, 5, 1, 1, 1, 1, 1))[0]
+        kind = rng.choices(
+            ("enqueue", "lease", "ack", "nack", "extend", "effect", "other", "read"), (6, 6, 5, 1, 1, 1, 1, 1)
+        )[0]
         if kind == "enqueue":
             self._enqueue()
         elif kind == "lease":
@@ -136,7 +143,9 @@ class QueueWorkload(Workload):
             if kind == "ack":
                 self._ack([held])
             elif kind == "nack":
-                self._call(c.Nack((c.NackItem(held.token, "failed", rng.choice((None, 0, 400))),)), self._ignore)
+                self._call(
+                    c.Nack((c.NackItem(held.token, "failed", rng.choice((None, 0, 400))),)), self._ignore
+                )
             elif kind == "extend":
                 self._call(c.Extend((c.ExtendItem(held.token, rng.choice((500, 3000))),)), self._ignore)
             else:
@@ -234,7 +243,7 @@ class QueueWorkload(Workload):
                 self.world.count("client gave up")
         calls = [call for call in calls if call.number in self.calls]
         if not calls:
-            return
+            return None
         believers = [node for node in self.nodes.values() if node.can_propose]
         if not believers:
             return self._again(calls)
@@ -305,7 +314,9 @@ class QueueWorkload(Workload):
                 return  # R18: an empty answer is not remembered
             fences = {grant.fence for grant in first.grants}
             if not answer.repeated or not {grant.fence for grant in answer.reply.grants} <= fences:
-                self.world.violate("repeat", f"lease {request.request_id} at {index} granted anew: {answer} after {first}")
+                self.world.violate(
+                    "repeat", f"lease {request.request_id} at {index} granted anew: {answer} after {first}"
+                )
         elif not answer.repeated or answer.reply != first:
             self.world.violate("repeat", f"{request.request_id} at {index}: {answer}, first was {first}")
 

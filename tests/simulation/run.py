@@ -59,12 +59,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.run", description=__doc__)
     parser.add_argument("--seeds", type=int, default=20, help="how many seeds (20)")
     parser.add_argument("--first", type=int, default=0, help="the first of them (0)")
-    parser.add_argument("--fresh", action="store_true", help="start at a seed taken from the clock, never used before")
+    parser.add_argument(
+        "--fresh", action="store_true", help="start at a seed taken from the clock, never used before"
+    )
     parser.add_argument("--seed", type=int, help="this seed only, with its swarm and trace hash")
     parser.add_argument("--nodes", type=int, choices=(1, 3, 5), help="else the seed decides")
     parser.add_argument("--jobs", type=int, default=2, help="processes (2)")
     parser.add_argument("--seconds", type=float, default=20.0, help="virtual seconds of faults (20)")
-    parser.add_argument("--machine", choices=("list", "queue"), default="list", help="trivial or real machine")
+    parser.add_argument(
+        "--machine", choices=("list", "queue"), default="list", help="trivial or real machine"
+    )
     parser.add_argument("--trace", action="store_true", help="print the readable trace (with --seed)")
     parser.add_argument("--json", action="store_true", help="one JSON line instead of the table")
     return parser.parse_args(arguments)
@@ -75,7 +79,9 @@ def main(arguments: list[str] | None = None) -> int:
     first = time.time_ns() // 1_000_000 if options.fresh else options.first
     seeds = [options.seed] if options.seed is not None else list(range(first, first + options.seeds))
     one = options.seed is not None
-    tasks: list[Task] = [(seed, options.nodes, options.seconds, options.machine, one and options.trace) for seed in seeds]
+    tasks: list[Task] = [
+        (seed, options.nodes, options.seconds, options.machine, one and options.trace) for seed in seeds
+    ]
     totals: Counter[str] = Counter()
     failed: list[int] = []
     virtual = 0.0
@@ -89,10 +95,17 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"swarm: {result.options.line()}\ntrace {result.trace_hash} ({result.events} events)")
         if result.violations:
             failed.append(result.seed)
-            print(f"seed {result.seed} FAILED: {result.violations[0]}\n  replay: {replay_command(task)}", flush=True)
+            print(
+                f"seed {result.seed} FAILED: {result.violations[0]}\n  replay: {replay_command(task)}",
+                flush=True,
+            )
     took = time.perf_counter() - started
     if options.json:
-        print(json.dumps({"seeds": len(seeds), "first": seeds[0], "failed": failed, "counts": totals, "seconds": took}))
+        print(
+            json.dumps(
+                {"seeds": len(seeds), "first": seeds[0], "failed": failed, "counts": totals, "seconds": took}
+            )
+        )
     else:
         report(totals)
     print(

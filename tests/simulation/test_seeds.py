@@ -46,7 +46,13 @@ def test_they_went_through_what_they_are_for(machine: str) -> None:
     counts = counted[machine]
     if not counts:
         pytest.fail("run the whole module: this looks at what its other tests counted")
-    for rare in ("elections won", "event stepped_down", "log truncated", "recovering at boot", "fault power_loss"):
+    for rare in (
+        "elections won",
+        "event stepped_down",
+        "log truncated",
+        "recovering at boot",
+        "fault power_loss",
+    ):
         assert counts[rare] > 0, f"no seed saw: {rare}"
 
 

@@ -96,7 +96,9 @@ class Workload:
                 self.world.violate("wrong answer", f"proposal {ids} got {what.result} at {what.index}")
             for each in ids:
                 if self.where.get(each) != what.index:
-                    self.world.violate("acked elsewhere", f"{each} acked at {what.index}, is at {self.where.get(each)}")
+                    self.world.violate(
+                        "acked elsewhere", f"{each} acked at {what.index}, is at {self.where.get(each)}"
+                    )
                 self.acked[each] = what.index
             self.acked_to = max(self.acked_to, what.index)
         elif isinstance(what, NotProposed):
@@ -104,7 +106,9 @@ class Workload:
             for each in ids:
                 self.refused.add(each)
                 if each in self.where:
-                    self.world.violate("NotProposed appeared", f"{each} is at {self.where[each]}, said {what}")
+                    self.world.violate(
+                        "NotProposed appeared", f"{each} is at {self.where[each]}, said {what}"
+                    )
         else:
             self.world.count(f"unknown: {what.reason}")
 
@@ -149,7 +153,8 @@ class Workload:
             self.world.count("reads served" if fine else "reads refused")
             if fine and node.applied_index < seen:
                 self.world.violate(
-                    "stale read", f"{node.name} serves at {node.applied_index}, {seen} was acknowledged before"
+                    "stale read",
+                    f"{node.name} serves at {node.applied_index}, {seen} was acknowledged before",
                 )
 
         node.read(done)

@@ -64,7 +64,7 @@ async def _serve(config: Config) -> int:
     return Exit.OK
 
 
-async def _bind(start: Callable[[], Awaitable[None]]) -> None:
+async def _bind(start: Callable[[], Awaitable[object]]) -> None:
     """Raises the last `OSError` when the address stays taken.
 
     A port in the kernel's ephemeral range may be the passing source port of somebody's connection while a
@@ -72,12 +72,13 @@ async def _bind(start: Callable[[], Awaitable[None]]) -> None:
     """
     for _ in range(BIND_TRIES - 1):
         try:
-            return await start()
+            await start()
+            return
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
         await asyncio.sleep(BIND_PAUSE_SECONDS)
-    return await start()
+    await start()
 
 
 def _refuse(reason: str) -> int:

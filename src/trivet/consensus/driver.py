@@ -5,8 +5,8 @@ disk or the wire goes before the tick). Turns are asked for by
 `wake` (a frame, a proposal, a finished sync), joined into one by the event loop, and by a timer at most
 20 ms apart. Nothing between a request and its commit waits for the timer.
 
-The sync job alone runs elsewhere: in one worker thread, while the loop gathers the next batch. The
-replica holds back what may not leave before it is durable; AppendEntries leave before the own fsync ends.
+The sync job alone runs elsewhere: in one worker thread, while the loop gathers the next batch, and those of
+snapshots in another, so that no log waits for hundreds of megabytes. The replica holds back what may not leave before it is durable; AppendEntries leave before the own fsync ends.
 
 Whatever a turn raises ends the process through `die`: a replica that failed half-way must not go on (design 3).
 """
@@ -55,7 +55,9 @@ class DrivenReplica(Protocol):
 
     def propose(self, data: bytes, done: Callable[[Outcome], None], deadline_s: float) -> None: ...
 
-    def take_sync(self) -> SyncJob | None: ...
+    def take_sync(self, snapshots: bool) -> SyncJob | None: ...
+
+    def take_snapshot_job(self) -> SyncJob | None: ...
 
     def synced(self, job: Any) -> None: ...
 
@@ -141,6 +143,9 @@ class Driver:
         self._buffered_batches = 0  # proposed since the last sync job was taken
         self._syncing_batches = 0  # covered by the running job
         self._idle: asyncio.Event | None = None
+        self._snapshot_thread: SyncThread | None = None
+        self._snapshot_job: SyncJob | None = None
+        self._snapshot_idle: asyncio.Event | None = None
         self._failed = False
         self.waits_for_space = False  # R10: the running sync found the disk full
 
@@ -151,11 +156,14 @@ class Driver:
         self._thread = SyncThread(self._loop, f"sync-{self._name}")
         self._idle = asyncio.Event()
         self._idle.set()
+        self._snapshot_thread = SyncThread(self._loop, f"snapshot-{self._name}")
+        self._snapshot_idle = asyncio.Event()
+        self._snapshot_idle.set()
         self._timer = self._loop.call_later(0, self._on_tick)
 
     async def stop(self) -> None:
         """No more turns; waits for the sync that runs and takes what is still buffered to the disk."""
-        if self._loop is None or self._idle is None:
+        if self._loop is None or self._idle is None or self._snapshot_idle is None:
             return
         if self._timer is not None:
             self._timer.cancel()
@@ -164,10 +172,13 @@ class Driver:
             await self._idle.wait()
             if not self._begin_sync():
                 break  # also when the disk is full: the unfinished job is given up
+        if not self._failed:
+            await self._snapshot_idle.wait()
         self._loop = None
-        if self._thread is not None:
-            self._thread.stop()
-            self._thread = None
+        for thread in (self._thread, self._snapshot_thread):
+            if thread is not None:
+                thread.stop()
+        self._thread = self._snapshot_thread = None
 
     @property
     def running(self) -> bool:
@@ -226,6 +237,7 @@ class Driver:
                 self._on_timer()
             self._pull()
             self._begin_sync()
+            self._begin_snapshot_job()
             self._flush()
             if self._replica.busy:
                 self.wake()  # the slice was used up (R9, R25): let others run, then go on
@@ -254,7 +266,7 @@ class Driver:
     def _begin_sync(self) -> bool:
         if self._job is not None or self._thread is None or self._idle is None:
             return False
-        job = self._replica.take_sync()
+        job = self._replica.take_sync(snapshots=False)
         if job is None:
             self._buffered_batches = 0
             return False
@@ -287,6 +299,24 @@ class Driver:
             # somebody waits for.
             self._turn(timer=False)
 
+    def _begin_snapshot_job(self) -> None:
+        if self._snapshot_job is not None or self._snapshot_thread is None or self._snapshot_idle is None:
+            return
+        job = self._replica.take_snapshot_job()
+        if job is not None:
+            self._snapshot_job = job
+            self._snapshot_idle.clear()
+            self._snapshot_thread.run(job, self._end_snapshot_job)
+
+    def _end_snapshot_job(self, job: SyncJob, error: BaseException | None, took_s: float) -> None:
+        self._snapshot_job = None
+        if self._snapshot_idle is not None:
+            self._snapshot_idle.set()
+        if error is not None:
+            self._fail("storage", error)
+        else:
+            self._input(self._replica.synced, job)
+
     def _wait_for_space(self, job: SyncJob) -> None:
         """R10: a full node stops acknowledging and lives; heartbeats and reads go on."""
         if not self.running or self._loop is None or self._thread is None:
@@ -309,6 +339,7 @@ class Driver:
         if self._failed:
             return
         self._failed = True
-        if self._idle is not None:
-            self._idle.set()
+        for idle in (self._idle, self._snapshot_idle):
+            if idle is not None:
+                idle.set()
         self._die(reason, error)

@@ -309,23 +309,28 @@ class Engine(Contained):
         self._free_bytes = self.storage.free_bytes()
         self.disk_full = self._free_bytes < self.settings.disk_floor_bytes
 
-    def take_sync(self) -> Any:
-        """The log first; a snapshot's blocking rest goes in between."""
-        job: Any = self.storage.begin_sync() if not self._snapshot_first else None
-        if job is None:
+    def take_sync(self, snapshots: bool) -> Any:
+        """The log first; with `snapshots` the blocking part of one goes in between."""
+        if snapshots and self._snapshot_first:
             self._snapshot_first = False
-            job = self.installer.take_job() or self.taker.take_job() or self.storage.begin_sync()
-        else:
-            self._snapshot_first = True
+            job = self.take_snapshot_job()
+            if job is not None:
+                return job
+        job = self.storage.begin_sync()
         if job is not None:
+            self._snapshot_first = True
             self.elections.turns.sync_began()
-        return job
+            return job
+        return self.take_snapshot_job() if snapshots else None
 
     _snapshot_first = False
 
+    def take_snapshot_job(self) -> Any:
+        return self.installer.take_job() or self.taker.take_job()
+
     def synced(self, job: Any) -> None:
-        self.elections.turns.sync_ended()
         if not self.installer.job_done(job) and not self.taker.job_done(job):
+            self.elections.turns.sync_ended()
             self.storage.end_sync(job)
         self.recovery.check()
         self.handover.check()

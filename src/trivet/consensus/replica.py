@@ -114,10 +114,19 @@ class Replica:
         """Begin a snapshot in slices; False when there is nothing new or one is under way."""
         return self._engine.taker.ask()
 
-    def take_sync(self) -> SyncJob | None:
-        """Work for the disk; at most one job at a time. Then `synced`, or the end if it raised."""
+    def take_sync(self, snapshots: bool = True) -> SyncJob | None:
+        """Work for the disk; at most one job at a time. Then `synced`, or the end if it raised.
+
+        Without `snapshots` theirs is left to `take_snapshot_job`."""
         with self._turn:
-            job: SyncJob | None = self._engine.take_sync()
+            job: SyncJob | None = self._engine.take_sync(snapshots)
+            return job
+
+    def take_snapshot_job(self) -> SyncJob | None:
+        """The blocking parts of snapshots, for a lane beside that of the log, which must not wait for them. At most
+        one at a time, then `synced`."""
+        with self._turn:
+            job: SyncJob | None = self._engine.take_snapshot_job()
             return job
 
     def synced(self, job: SyncJob) -> None:

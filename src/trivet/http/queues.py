@@ -75,6 +75,8 @@ async def _saved(call: Call, name: str, command: Command) -> Reply:
     reply = committed.answer.reply
     status = 201 if isinstance(reply, QueueSaved) and reply.created else 200
     told = committed.shown or {"queue": name}  # a repeat of a request whose queue is gone since
+    if isinstance(reply, QueueSaved):
+        told["revision"] = reply.revision  # of a repeat: the one its first made (R12), so If-Match stays safe
     return call.written(committed, told, status, _etag(told))
 
 

@@ -92,7 +92,7 @@ def _wake(m: Machine, message: Message) -> None:
         m.touch(message.queue)
         message.queue.totals.lease_expired += 1
         transitions.end_lease(m, message, "expired")
-        transitions.fail(m, message, None)
+        transitions.fail(m, message, 0)  # nobody answered: the next consumer may try at once (api.md, Order)
     elif message.state > LEASED:
         transitions.remove_finished(m, message)
     elif 0 < message.expires_at_ms <= m.clock_ms:

@@ -14,7 +14,7 @@ from trivet.limits import ATTEMPTS_KEPT
 from trivet.machine.core import Machine
 from trivet.machine.expiry import next_deadline_ms
 from trivet.machine.order import LazyHeap
-from trivet.machine.state import STATE_NAMES, Message, Queue
+from trivet.machine.state import STATE_NAMES, KeyRecord, Message, Queue
 
 BLOCKED, DELAYED, READY, LEASED, DONE, DEAD, CANCELLED = range(7)
 UNFINISHED = (BLOCKED, DELAYED, READY, LEASED)
@@ -207,13 +207,22 @@ def _check_keys(m: Machine, queue: Queue, report: _Report) -> None:
 
 def _check_heap(heap: LazyHeap[Any], expected: Iterable[tuple[int, Any]], what: str, report: _Report) -> None:
     """Exactly these entries count, and there is not much else."""
-    # By identity: two keys of one redriven message may end together, under one heap key.
-    wanted = sorted((key, record.number, id(record)) for key, record in expected)
-    lists = (heap._heap, heap._old)
-    found = sorted((k, r.number, id(r)) for entries in lists for k, r in entries if heap._current(r) == k)
-    report.equal(list(dict.fromkeys(found)), wanted, what)
+    wanted = {_place_of(key, record): record for key, record in expected}
+    found: dict[tuple[int, int, int], Any] = {}
+    for key, record in (*heap._heap, *heap._old):
+        if heap._current(record) == key:  # one record may be there twice, two records may not
+            held = found.setdefault(_place_of(key, record), record)
+            report.law(held is record, f"{what}: two records for {record.number}")
+    report.equal(sorted(found), sorted(wanted), what)
+    strange = [place for place in found if found[place] is not wanted.get(place)]
+    report.law(not strange, f"{what}: records that are no longer in the tables: {strange}")
     report.equal(heap.live, len(wanted), f"{what} count")
     report.law(heap.stored() <= 4 * heap.live + 512, f"{what}: {heap.stored()} entries for {heap.live}")
+
+
+def _place_of(key: int, record: Any) -> tuple[int, int, int]:
+    """Two keys of one redriven message may end together, under one heap key: their queues tell them apart."""
+    return key, record.number, record.queue.uid if isinstance(record, KeyRecord) else 0
 
 
 def _check_numbers(m: Machine, report: _Report) -> None:

@@ -242,14 +242,20 @@ def _page(
     last = 0
     for looked, each in enumerate(source):
         fits = wanted(each) and m.find(each.number) is each
-        full = len(shown) == limit or (shown and size + each.size > max_bytes)
+        full = len(shown) == limit or bool(shown and size + _weight(each) > max_bytes)
         if looked == SCAN_MAX or (fits and full):
             return shown, message_id(last)
         last = each.number
         if fits:
             shown.append(_shown(each))
-            size += each.size
+            size += _weight(each)
     return shown, None
+
+
+def _weight(found: Message) -> int:
+    """About the bytes that showing a message takes: what may be large is counted."""
+    result = 0 if found.result is None else len(found.result)
+    return found.size + result + sum(len(attempt.error or "") for attempt in found.history)
 
 
 def _basics(found: Message) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from trivet.machine.effects import EntryEffects
 from trivet.node.broker import Broker
 from trivet.node.clock import RealClock
 from trivet.node.duties import SECRET_BYTES, Duties, DutySettings, End, memory_limit_bytes, resident_bytes
+from trivet.node.garbage import Garbage
 from trivet.node.stamps import Stamper
 from trivet.node.watching import NodeObserver, TimedApplier, Watcher
 from trivet.observability.logs import Events, Log, open_log
@@ -90,6 +91,7 @@ class Node:
         self._die = die or self._exit
         self._started_at = self.clock.monotonic()
         self.watcher = Watcher(self)
+        self.garbage = Garbage()
         self._disk = disk if disk is not None else RealDisk(config.node.data_dir)
         try:
             self._build()
@@ -164,10 +166,14 @@ class Node:
             die=self._failed,
             observer=NodeObserver(self.meters, self.log, clock),
             on_turn=self.watcher.look,
-            on_timer=self.duties.on_timer,
+            on_timer=self._on_timer,
             proposal_deadline_s=PROPOSAL_DEADLINE_SECONDS,
             name=self.node_id,
         )
+
+    def _on_timer(self) -> None:
+        self.duties.on_timer()
+        self.garbage.on_timer()
 
     def _consensus_settings(self) -> ConsensusSettings:
         config = self.config
@@ -200,6 +206,7 @@ class Node:
         if self.storage.recovering is not None:
             self.log(Events.RECOVERING, reason=self.storage.recovering)
         self.duties.look_at_watermarks()
+        self.garbage.start()
         self.driver.start()
         listen = self.config.raft_listen
         if listen is not None and len(self.members) > 1:
@@ -249,6 +256,7 @@ class Node:
         self.links.flush()
         await self.driver.stop()
         await self.links.stop()
+        self.garbage.stop()
         clean = self._close_storage()
         self.log(Events.NODE_STOPPED, clean=clean, took_ms=round((self.clock.monotonic() - started) * 1000))
 

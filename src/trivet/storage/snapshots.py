@@ -52,6 +52,11 @@ class SnapshotWriter:
         self._file: File | None = store.disk.create(name)
         self.size = 0
         self.crc = 0
+        try:
+            self._file.allocate(BODY_AT)  # R10: the commit must not be the one that finds the disk full
+        except OSError:
+            self.abort()
+            raise
 
     def write(self, data: bytes) -> None:
         """Appends to the body. Raises `OSError` (a full disk: `abort` and live on)."""
@@ -103,7 +108,9 @@ class SnapshotFlush:
         try:
             self._file.sync()
         except OSError as error:
-            raise StorageFailed(error.errno, f"the disk failed while a snapshot was written: {error}") from error
+            raise StorageFailed(
+                error.errno, f"the disk failed while a snapshot was written: {error}"
+            ) from error
 
 
 class SnapshotCommit:
@@ -190,6 +197,7 @@ class SnapshotStore:
         self.kept, self._leftover = ranked[:KEPT], [meta.name for meta in ranked[KEPT:]]
 
     def writer(self, meta: SnapshotMeta) -> SnapshotWriter:
+        """Raises `OSError`, and leaves nothing behind, where there is no space even to begin."""
         self._writes += 1
         return SnapshotWriter(self, meta, f"{snapshot_name(meta.index, meta.term)}.{self._writes}.tmp")
 

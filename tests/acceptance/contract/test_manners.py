@@ -302,7 +302,9 @@ def test_a_repeat_gives_the_stored_reply_of_its_own_time(api: Api, name: str) ->
     first = api.put(f"/v1/queues/{name}", {"lease_ms": 5000}, headers=key).ok(201)
     api.patch(f"/v1/queues/{name}", {"lease_ms": 7000}).ok()
     again = api.put(f"/v1/queues/{name}", {"lease_ms": 5000}, headers=key).ok(201)
-    assert (again["lease_ms"], again["revision"]) == (first["lease_ms"], first["revision"])
+    assert again["revision"] == first["revision"]
+    guarded = {"If-Match": str(again["revision"])}
+    api.patch(f"/v1/queues/{name}", {"lease_ms": 1}, headers=guarded).refused(412, "revision_changed")
 
 
 def test_refusals_are_not_remembered(api: Api, name: str) -> None:

@@ -186,4 +186,3 @@ def load(lab: EventLab, leader: LabNode) -> None:
             lab.at(lab.now, lambda: leader.replica.propose(b"x" * 100, put, 5.0) if leader.alive else None)
 
     put()
-

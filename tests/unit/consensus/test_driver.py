@@ -40,6 +40,7 @@ class Replica:
         self.disk.set()
         self.disk_error: Exception | None = None
         self.jobs: list[Job] = []
+        self.snapshot_jobs: list[Job] = []
         self.appended: list[bytes] = []
         self._unsynced = 0
         self._tick_error: Exception | None = None
@@ -74,7 +75,14 @@ class Replica:
         self.appended.append(data)
         self._unsynced += 1
 
-    def take_sync(self) -> Job | None:
+    def take_snapshot_job(self) -> Job | None:
+        if not self.snapshot_jobs:
+            return None
+        self.jobs.append(self.snapshot_jobs.pop(0))
+        return self.jobs[-1]
+
+    def take_sync(self, snapshots: bool) -> Job | None:
+        assert not snapshots
         if not self._unsynced:
             return None
         self._unsynced = 0
@@ -83,7 +91,7 @@ class Replica:
         return self.jobs[-1]
 
     def synced(self, job: Job) -> None:
-        assert job is self.jobs[-1]
+        assert job in self.jobs
         self.steps.append("synced")
 
 

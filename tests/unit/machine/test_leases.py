@@ -92,7 +92,7 @@ def test_r13_after_the_expiry_entry_the_token_is_stale_even_if_nobody_took_the_m
     (number,) = kit.put("a")
     (grant,) = kit.lease()
     kit.pass_ms(500)
-    assert kit.state(number) == "delayed"
+    assert kit.state(number) == "ready"
     for command in (
         c.Ack((c.AckItem(token(grant)),)),
         c.Nack((c.NackItem(token(grant)),)),
@@ -113,7 +113,7 @@ def test_r1_expire_without_leases_leaves_leases_and_does_the_rest() -> None:
     kit.pass_ms(1000, leases=False)
     assert kit.state(late) == "ready" and kit.state(grant.message) == "leased"
     kit.pass_ms(0)
-    assert kit.state(grant.message) == "delayed"
+    assert kit.state(grant.message) == "ready"
 
 
 def test_a_ttl_and_a_lease_that_end_together_are_two_deadlines() -> None:
@@ -260,7 +260,7 @@ def test_extend_sets_the_rest_from_now_and_may_shorten() -> None:
         ("extended", kit.now + 300),
     ]
     kit.pass_ms(100)
-    assert kit.state(a.message) == "delayed" and kit.state(b.message) == "leased"
+    assert kit.state(a.message) == "ready" and kit.state(b.message) == "leased"
 
 
 def test_progress_counts_as_a_heartbeat() -> None:
@@ -321,7 +321,7 @@ def test_r20_an_expired_lease_counts_as_failed() -> None:
     (number,) = kit.put("a")
     kit.lease()
     kit.pass_ms(100)
-    assert kit.state(number) == "delayed"
+    assert kit.state(number) == "ready"
     kit.pass_ms(100)
     kit.lease()
     kit.pass_ms(100)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.simulation.disk import SimCrash, SimDisk
+from trivet.storage.hard_state import read_slots
 from trivet.storage.storage import DiskFull, Identity, SnapshotMeta, Storage, StorageSettings
 
 SMALL = StorageSettings(segment_bytes=4096 + 2048, cache_bytes=3000)
@@ -170,3 +171,34 @@ def reopen(disk: SimDisk, expected: Expected) -> Storage:
         assert storage.recovering is None
         storage.set_identity(IDENTITY)
     return storage
+
+
+# --- a directory that works -------------------------------------------------------------------------------
+def fresh(
+    settings: StorageSettings = SMALL, capacity: int | None = None
+) -> tuple[SimDisk, FakeClock, Storage]:
+    disk, clock = SimDisk(random.Random(1), capacity), FakeClock()
+    storage = Storage.open(disk, "n1", clock, settings)
+    storage.set_identity(IDENTITY)
+    return disk, clock, storage
+
+
+def sync(storage: Storage) -> None:
+    job = storage.begin_sync()
+    assert job is not None
+    job.run()
+    storage.end_sync(job)
+
+
+def snapshot(storage: Storage, index: int, term: int = 1, data: bytes = b"s") -> SnapshotMeta:
+    writer = storage.snapshots.writer(SnapshotMeta(index, term, IDENTITY.members))
+    writer.write(data)
+    job = writer.commit(b"d")
+    job.run()
+    return job.finish()
+
+
+def watermark(disk: SimDisk) -> int:
+    record, wrong = read_slots(disk)
+    assert record is not None and not wrong
+    return record.watermark

@@ -1,0 +1,208 @@
+"""Reads: the shapes of api.md, and that every list is bounded."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.machine.kit import Kit
+from trivet.machine import views
+from trivet.machine.commands import Backoff, Draft, Extras, PatchMessage, Progress, PurgeDead, Token
+from trivet.machine.ids import encode_token, message_id
+from trivet.machine.replies import EnqueuedOne, Grant
+
+
+def test_a_queue() -> None:
+    kit = Kit()
+    kit.queue("q", backoff=Backoff(factor_milli=1500, delays_ms=(1, 2)), max_leased=3)
+    kit.put("a", "b")
+    kit.now += 5
+    kit.lease()
+    view = views.queue(kit.m, "q")
+    assert view is not None
+    assert view["backoff"] == {
+        "type": "exponential",
+        "base_ms": 1000,
+        "factor": views.Milli(1500),
+        "max_ms": 300_000,
+        "jitter": views.Milli(500),
+        "delays_ms": [1, 2],
+    }
+    assert {name: view[name] for name in ("ready", "leased", "leasable", "bytes", "oldest_ready_age_ms")} == {
+        "ready": 1,
+        "leased": 1,
+        "leasable": 1,
+        "bytes": 6,
+        "oldest_ready_age_ms": 5,
+    }
+    assert (view["max_leased"], view["ttl_ms"], view["lease_ms"]) == (3, None, 30_000)
+    assert views.queue(kit.m, "q", kit.now + 7)["oldest_ready_age_ms"] == 12  # type: ignore[index]
+    assert views.queue(kit.m, "q", 0)["oldest_ready_age_ms"] == 5  # type: ignore[index]
+    assert views.queue(kit.m, "nobody") is None
+
+
+def test_queues_by_name_page_by_page() -> None:
+    kit = Kit()
+    for name in ("b", "d", "a", "c"):
+        kit.queue(name)
+    seen = []
+    after = None
+    while True:
+        page, after = views.queues(kit.m, 3, after)
+        seen.append([each["queue"] for each in page])
+        if after is None:
+            break
+    assert seen == [["a", "b", "c"], ["d"]]
+    assert views.queues(kit.m, 4) == (views.queues(kit.m, 5)[0], None)
+
+
+def test_messages_page_by_page_with_limit_and_bytes() -> None:
+    kit = Kit()
+    numbers = kit.put(*(Draft(b"x" * 100) for _ in range(5)))
+
+    def pages(limit: int, max_bytes: int, state: str | None = None) -> list[list[str]]:
+        seen, after = [], 0
+        while True:
+            page = views.messages(kit.m, "q", state, limit, after, max_bytes)
+            assert page is not None
+            seen.append([each["id"] for each in page[0]])
+            if page[1] is None:
+                return seen
+            after = int(page[1][1:], 16)
+
+    every = [message_id(number) for number in numbers]
+    assert pages(1000, 10**6) == [every]
+    assert pages(5, 500) == [every]
+    assert pages(2, 10**6) == [every[:2], every[2:4], every[4:]]
+    assert pages(1000, 200) == [every[:2], every[2:4], every[4:]]
+    assert pages(1000, 1) == [[one] for one in every], "at least one, whatever its size"
+    leased = [message_id(number) for number in kit.take(2)]
+    assert pages(1000, 10**6, "leased") == [leased]
+    assert pages(1000, 10**6, "dead") == [[]]
+    assert views.messages(kit.m, "nobody", None, 1) is None
+
+
+def test_a_search_for_a_rare_state_looks_at_so_many_and_gives_a_cursor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kit = Kit()
+    numbers = kit.put(*"abcdef")
+    kit(PatchMessage(numbers[4], deliver_at_ms=kit.now + 1000))
+    monkeypatch.setattr(views, "SCAN_MAX", 3)
+    page = views.messages(kit.m, "q", "delayed", 10)
+    assert page == ([], message_id(numbers[2]))
+    found, after = views.messages(kit.m, "q", "delayed", 10, numbers[2]) or ([], None)
+    assert [each["id"] for each in found] == [message_id(numbers[4])] and after is None
+    assert found[0]["deliver_at_ms"] == kit.now + 1000
+
+
+def test_results_and_errors_count_as_bytes_of_a_page() -> None:
+    kit = Kit()
+    kit.queue(retention_ms=1000)
+    kit.put("a", "b")
+    for grant in kit.lease(2):
+        kit.ack(grant, result=b"x" * 1000)
+    page = views.messages(kit.m, "q", "done", 10, 0, 1500)
+    assert page is not None and len(page[0]) == 1 and page[1] is not None
+
+
+def test_dead_ones_and_who_a_redrive_would_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    kit = Kit()
+    kit.queue(max_attempts=1)
+    numbers = kit.put(*"abcd")
+    grants = kit.lease(4)
+    kit.nack(*grants[:2], error="e")
+    kit.nack(*grants[2:], dead_letter=True)
+
+    def dead(**more: object) -> list[str]:
+        found = views.dead(kit.m, "q", 10, **more)  # type: ignore[arg-type]
+        assert found is not None
+        return [each["id"] for each in found[0]]
+
+    ids = [message_id(number) for number in numbers]
+    assert dead() == ids
+    assert dead(reason="rejected") == ids[2:]
+    assert dead(after=numbers[0], reason="max_attempts") == ids[1:2]
+    assert views.dead(kit.m, "nobody", 1) is None
+    shown = views.message(kit.m, numbers[0])
+    assert shown is not None
+    assert (shown["dead_reason"], shown["dead_at_ms"], shown["attempts"][0]["error"]) == (
+        "max_attempts",
+        kit.now,
+        "e",
+    )
+
+    assert views.redrive_candidates(kit.m, "q", None, None, 10) == (numbers, None)
+    assert views.redrive_candidates(kit.m, "q", None, "rejected", 10) == (numbers[2:], None)
+    assert views.redrive_candidates(kit.m, "q", None, None, 3) == (numbers[:3], numbers[2])
+    assert views.redrive_candidates(kit.m, "q", None, None, 3, numbers[2]) == (numbers[3:], None)
+    mixed = [numbers[3], numbers[1], numbers[1], 999]
+    assert views.redrive_candidates(kit.m, "q", mixed, None, 10) == ([numbers[1], numbers[3]], None)
+    monkeypatch.setattr(views, "SCAN_MAX", 2)
+    assert views.redrive_candidates(kit.m, "q", None, "rejected", 10) == ([], numbers[1])
+    monkeypatch.undo()
+    kit(PurgeDead("q"))  # at once, before any sweep
+    assert dead() == [] and views.redrive_candidates(kit.m, "q", None, None, 9) == ([], None)
+
+
+def test_a_lease_shows_its_message_while_it_is_live() -> None:
+    kit = Kit()
+    extras = Extras("run", "step", "parent", "tenant", "user", "00-trace", max_attempts=9)
+    draft = Draft(b"\x00", 1, "image/png", {"a": "b"}, 3, ttl_ms=50, group="g", key="k", extras=extras)
+    (number,) = kit.put(draft)
+    (grant,) = kit.lease(lease_ms=20)
+    assert views.leased(kit.m, grant) == {
+        "id": message_id(number),
+        "queue": "q",
+        "body": views.Body(b"\x00", 1, "image/png"),
+        "content_type": "image/png",
+        "headers": {"a": "b"},
+        "priority": 3,
+        "group": "g",
+        "attempt": 1,
+        "max_attempts": 9,
+        "idempotency_key": "k",
+        "enqueued_at_ms": kit.now,
+        "expires_at_ms": kit.now + 50,
+        "run_id": "run",
+        "step_id": "step",
+        "parent_step_id": "parent",
+        "tenant_id": "tenant",
+        "user_id": "user",
+        "traceparent": "00-trace",
+        "lease_token": encode_token(grant.fence, grant.mac),
+        "lease_expires_at_ms": kit.now + 20,
+    }
+    assert "lease_token" not in (views.message(kit.m, number) or {})
+    kit.release(grant)
+    assert views.leased(kit.m, grant) is None
+    assert views.leased(kit.m, Grant(1, 999, bytes(16), 0, 1)) is None
+
+
+@pytest.mark.parametrize(("percent", "note"), [(None, None), (5, None), (None, "n"), (5, "n")])
+def test_progress_shows_what_was_said(percent: int | None, note: str | None) -> None:
+    kit = Kit()
+    (number,) = kit.put("a")
+    (grant,) = kit.lease()
+    kit(Progress(number, Token(grant.fence, grant.mac), percent, note))
+    said = {"percent": percent, "note": note}
+    shown = views.message(kit.m, number)
+    assert shown is not None
+    assert shown["progress"] == {"at_ms": kit.now, **{k: v for k, v in said.items() if v is not None}}
+
+
+def test_a_blocked_message_shows_when_it_would_be_delivered() -> None:
+    kit = Kit()
+    (first,) = kit.put("a")
+    waits = Extras(depends_on=(first,))
+    plain, later = kit.put(Draft(extras=waits), Draft(extras=waits, delay_ms=70))
+    assert "deliver_at_ms" not in (views.message(kit.m, plain) or {})
+    assert (views.message(kit.m, later) or {})["deliver_at_ms"] == kit.now + 70
+    assert (views.message(kit.m, later) or {})["depends_on"] == [message_id(first)]
+
+
+def test_enqueued() -> None:
+    kit = Kit()
+    shown = {"id": message_id(5), "state": "ready", "duplicate": False}
+    assert views.enqueued(kit.m, EnqueuedOne(5, "ready")) == shown
+    done = views.enqueued(kit.m, EnqueuedOne(5, "done", True, b"1"))
+    assert done == {"id": message_id(5), "state": "done", "duplicate": True, "result": views.Result(b"1")}
