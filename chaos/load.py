@@ -12,6 +12,7 @@ from trivet.errors import Retry
 from trivet.units import HOUR_MS
 
 BATCH = 20
+BACKLOG_MAX = 1000  # producers wait beyond it, so that the drain at the end is short
 RETENTION_MS = 6 * HOUR_MS
 
 
@@ -48,6 +49,9 @@ class Load:
     async def _produce(self) -> None:
         async with Client(self.nodes) as client:
             while not self.stopping.is_set():
+                if len(self.history.acknowledged) - len(self.history.first_acks) > BACKLOG_MAX:
+                    await asyncio.sleep(0.01)
+                    continue
                 self.counter += BATCH
                 messages: list[Any] = [{"body": {"n": self.counter + i}} for i in range(BATCH)]
                 try:

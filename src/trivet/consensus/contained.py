@@ -245,7 +245,9 @@ class Contained(SyncObj):  # type: ignore[misc]
         """r15c: on stepping down the stock code leaves callbacks waiting for ever, and its per-peer tables stay."""
         old = self.state
         SyncObj._SyncObj__setState(self, new)
-        if old != new:
+        # A candidate whose election failed stands again without leaving its state: the votes of the earlier term must
+        # not count as given, or those voters are never heard again (simulator, list seed 30010).
+        if old != new or new == CANDIDATE:
             self.state_changed(old, new)
 
     def _SyncObj__generateRaftTimeout(self) -> float:

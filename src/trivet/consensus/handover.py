@@ -45,15 +45,21 @@ class Handover:
         able = [
             p for p in engine.peers if p.connected and p.heard_at >= since and engine.replication.counts(p)
         ]
-        floor = engine.settings.disk_floor_bytes
-        return sorted(able, key=lambda p: (p.health is None or p.health.free_bytes < floor, -p.match, p.name))
+        return sorted(able, key=lambda p: (not self._has_space(p), -p.match, p.name))
 
-    def start(self, to: str | None, reason: str, patient: bool = True) -> bool:
-        """False if this node does not lead or no such member can take over now."""
+    def _has_space(self, peer: Peer) -> bool:
+        floor = self._engine.settings.disk_floor_bytes
+        return peer.health is not None and peer.health.free_bytes >= floor
+
+    def start(self, to: str | None, reason: str, patient: bool = True, with_space: bool = False) -> bool:
+        """False if this node does not lead or no such member can take over now. `with_space`: only a member that is
+        above the disk's floor (R10)."""
         engine = self._engine
         if not engine.is_leader or engine.stopped:
             return False
         able = [p for p in self.candidates() if to is None or p.name == to]
+        if with_space:
+            able = [p for p in able if self._has_space(p)]
         if not able:
             return False
         if self._transfer is not None and self._transfer.target is able[0]:

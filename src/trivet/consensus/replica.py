@@ -102,11 +102,13 @@ class Replica:
             self._engine.reads.read(done)
             self._flush()
 
-    def transfer(self, to: str | None = None) -> bool:
-        """Hand leadership over to `to` or the best member; False when this node does not lead or nobody is eligible.
+    def transfer(self, to: str | None = None, *, with_space: bool = False) -> bool:
+        """Hand leadership over to `to` or the best member; False when this node does not lead or nobody is eligible
+        (`with_space`: whoever is below the disk's floor is not).
         Until it happens or `transfer_ms` have passed nothing is proposed."""
         with self._turn:
-            started = self._engine.handover.start(to, "asked")
+            reason = "the disk is full" if with_space else "asked"
+            started = self._engine.handover.start(to, reason, with_space=with_space)
             self._flush()
             return started
 

@@ -136,6 +136,7 @@ class Api:
     async def _answer(self, call: Call) -> Reply:
         route = call.route
         _check_query(call)
+        check_encoding(call.request)
         if route.kind is not Kind.NODE and not call.local:
             reply = await leader.elsewhere(call)
             if reply is not None:
@@ -170,7 +171,7 @@ class Api:
         response = Response(status=reply.status, body=reply.body, headers=headers)
         if not reply.body:
             response.headers.popall("Content-Type", None)
-        if reply.status in (408, 413):
+        if reply.status in (408, 413, 415):
             response.force_close()  # what else the client sends of this request is not read
         return response
 
@@ -193,6 +194,15 @@ def _check_query(call: Call) -> None:
     if consistency not in ("leader", "local"):
         raise invalid("must be leader or local", "/consistency")
     call.local = consistency == "local" and route.kind is Kind.READ
+
+
+def check_encoding(request: BaseRequest) -> None:
+    """Bodies come as they are: unpacking one is work without a bound known before. Raises a 415."""
+    encoding = request.headers.get("Content-Encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise TrivetError(
+            "unsupported_media_type", f'Content-Encoding "{encoding}": a body is sent as it is, not packed'
+        )
 
 
 async def _take_body(call: Call) -> None:

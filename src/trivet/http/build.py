@@ -142,16 +142,25 @@ def drafts(given: s.EnqueueIn, *, typed: bool, now_ms: int) -> tuple[Draft, ...]
     """The messages of an enqueue, one or many. `typed`: the request came as MessagePack."""
     if given.messages is UNSET:
         return (draft(given, "", typed=typed, now_ms=now_ms),)
-    for name in s.MessageFields.__struct_fields__:
-        if getattr(given, name) is not UNSET:
-            raise invalid("a request has either messages or the fields of one message", "/" + name)
-    _count(given.messages, ENQUEUE_BATCH_MAX, "/messages")
+    only_messages(given)
+    check_batch(given.messages)
     made = tuple(
         draft(message, f"/messages/{at}", typed=typed, now_ms=now_ms)
         for at, message in enumerate(given.messages)
     )
-    _bounded_batch(made, "/messages")
+    bounded_batch(made, "/messages")
     return made
+
+
+def only_messages(given: s.EnqueueIn | s.EnqueuePartsIn) -> None:
+    for name in s.MessageFields.__struct_fields__:
+        if getattr(given, name) is not UNSET:
+            raise invalid("a request has either messages or the fields of one message", "/" + name)
+
+
+def check_batch(messages: list[Any]) -> None:
+    """1 … `ENQUEUE_BATCH_MAX` of them."""
+    _count(messages, ENQUEUE_BATCH_MAX, "/messages")
 
 
 def draft(given: s.MessageFields, at: str, *, typed: bool, now_ms: int) -> Draft:
@@ -281,7 +290,7 @@ def ack(given: s.AckIn, *, typed: bool, now_ms: int, auto_create: bool) -> Ack:
             )
             for at, message in enumerate(given.enqueue)
         )
-        _bounded_batch(tuple(to.draft for to in follow), "/enqueue")
+        bounded_batch(tuple(to.draft for to in follow), "/enqueue")
     items = tuple(_ack_item(item, f"/acks/{at}", typed) for at, item in enumerate(given.acks))
     _bounded_results(items)
     return Ack(items, follow, auto_create)
@@ -355,7 +364,7 @@ def _count(items: list[Any], most: int, field: str, *, empty: bool = False) -> N
         raise TrivetError("batch_too_large", f"{len(items)} items, at most {most}", field=field, limit=most)
 
 
-def _bounded_batch(made: tuple[Draft, ...], field: str) -> None:
+def bounded_batch(made: tuple[Draft, ...], field: str) -> None:
     size = 0
     for one in made:
         size += len(one.body)

@@ -11,12 +11,16 @@ import msgspec
 
 from trivet.errors import TrivetError, invalid
 from trivet.limits import JSON_DEPTH_MAX
+from trivet.units import KIB
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
 MEDIA = {JSON: JSON, MSGPACK: MSGPACK, "application/x-msgpack": MSGPACK, "application/vnd.msgpack": MSGPACK}
 
 T = TypeVar("T")
+
+BIG_BYTES = 256 * KIB
+"""Requests above this are taken apart in pieces: the loop must not stand still (design 2, "One owner")."""
 
 _PLACE = re.compile(r" - at (?:`key` in )?`\$(.*?)`$")
 _BOUND = re.compile(r"(?:<=|>=|<|>|length) (?:<= |>= )?(-?\d+)")
@@ -69,6 +73,8 @@ def _malformed(data: bytes, media: str, error: Exception) -> TrivetError:
     """Say where the text is no JSON: NaN and lone surrogates are found by a reader that lets them pass."""
     if media == MSGPACK:
         return invalid(f"not MessagePack: {error}", "")
+    if len(data) > BIG_BYTES:  # looking for the place would hold the loop for seconds
+        return invalid(f"not JSON: {error}", "")
     try:
         found = _find_unfit(json.loads(data))
     except RecursionError:

@@ -29,6 +29,7 @@ _encode = msgspec.json.Encoder().encode
 # Every digit made a zero, the search is a plain substring search: 20 times faster than a pattern.
 _DIGITS_TO_ZERO = bytes(ord("0") if chr(byte).isdigit() and byte < 128 else byte for byte in range(256))
 _LONG_NUMBER = b"0" * 19
+_VALUES_MAX = BODY_BYTES_MAX // 2  # each value inside another takes a byte and a separator at least
 
 
 def compact_json(value: Any, field: str, *, typed: bool) -> bytes:
@@ -48,10 +49,31 @@ def compact_json(value: Any, field: str, *, typed: bool) -> bytes:
     return data
 
 
+def check_weight(raw: bytes, field: str, *, typed: bool) -> None:
+    """Refuse at once a body whose compact JSON cannot but be over the limit, before it is taken apart.
+
+    Each comma and bracket, in a text or not, is a byte of it; and MessagePack spends at most nine bytes on what
+    JSON says in two (a value and its separator). Raises `payload_too_large`.
+    """
+    if typed:
+        heavy = len(raw) * 2 > BODY_BYTES_MAX * 9 + 64
+    else:
+        heavy = raw.count(b",") + raw.count(b"[") + raw.count(b"{") > BODY_BYTES_MAX
+    if heavy:
+        raise _too_heavy(field)
+
+
+def _too_heavy(field: str) -> TrivetError:
+    return TrivetError(
+        "payload_too_large", f"more than {BODY_BYTES_MAX} bytes of JSON", field=field, limit=BODY_BYTES_MAX
+    )
+
+
 def _walk(root: Any, field: str) -> None:
     """Level by level, so that hostile nesting costs no stack. A scalar is at depth 0."""
     level: list[Any] = [root]
     depth = 0
+    seen = 0
     while level:
         below: list[Any] = []
         for value in level:
@@ -65,6 +87,9 @@ def _walk(root: Any, field: str) -> None:
                 below.extend(value)
             else:
                 _check_scalar(value, kind, field)
+            if seen + len(below) > _VALUES_MAX:
+                raise _too_heavy(field)
+        seen += len(below)
         if below or any(type(value) in (dict, list) for value in level):
             depth += 1
         if depth > JSON_DEPTH_MAX:

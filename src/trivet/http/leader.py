@@ -20,7 +20,6 @@ FORWARDED = "Trivet-Forwarded"  # the loop guard: the node id of the one hop
 _PASSED_ON = (
     "Accept",
     "Authorization",
-    "Content-Encoding",
     "Content-Type",
     "Idempotency-Key",
     "If-Match",
@@ -79,7 +78,6 @@ async def _forward(call: Call, url: str) -> Reply:
     headers = {name: call.request.headers[name] for name in _PASSED_ON if name in call.request.headers}
     headers[FORWARDED] = services.broker.host.node_id
     body = await services.read_body(call.request)
-    headers.pop("Content-Encoding", None)  # the body was unpacked on its way in
     try:
         async with services.forwarder().request(
             call.request.method,

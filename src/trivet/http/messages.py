@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from msgspec import UNSET, UnsetType
@@ -10,12 +11,12 @@ from trivet.errors import TrivetError, invalid
 from trivet.http import build, content, render
 from trivet.http import schema as s
 from trivet.http.call import Call, Reply
-from trivet.http.codec import Codec
+from trivet.http.codec import BIG_BYTES, MSGPACK, Codec
 from trivet.http.queues import after_message, list_limit, name_of
 from trivet.http.routing import query_int
 from trivet.limits import ANSWER_BYTES_MAX, LEASE_QUEUES_MAX, WAIT_MS_MAX
 from trivet.machine import views
-from trivet.machine.commands import Cancel, Command, Enqueue, Lease, PatchMessage, Progress
+from trivet.machine.commands import Cancel, Command, Draft, Enqueue, Lease, PatchMessage, Progress
 from trivet.machine.ids import decode_token, message_id
 from trivet.machine.replies import Enqueued, Leased, MessageChanged, SettledAll
 from trivet.node.waiters import Ask, queue_not_found
@@ -23,6 +24,9 @@ from trivet.node.waiters import Ask, queue_not_found
 STATES = ("blocked", "delayed", "ready", "leased", "done", "dead", "cancelled")
 
 _ENQUEUE = Codec(s.EnqueueIn)
+_ENQUEUE_PARTS = Codec(s.EnqueuePartsIn)
+_OUTLINE = Codec(s.EnqueueOutlineIn)
+_MESSAGE = Codec(s.MessageIn)
 _LEASE = Codec(s.LeaseIn)
 _LEASE_MANY = Codec(s.LeaseManyIn)
 _ACK = Codec(s.AckIn)
@@ -36,9 +40,13 @@ _NOTHING = Codec(s.In)
 
 async def enqueue(call: Call) -> Reply:
     name = name_of(call)
-    given = call.decode(_ENQUEUE)
     broker = call.services.broker
-    drafts = build.drafts(given, typed=call.typed, now_ms=broker.now_ms)
+    given: s.EnqueueIn | s.EnqueuePartsIn
+    if len(call.body) > BIG_BYTES:
+        given, drafts = await _enqueue_in_parts(call)
+    else:
+        given = call.decode(_ENQUEUE)
+        drafts = build.drafts(given, typed=call.typed, now_ms=broker.now_ms)
     try:
         committed = await call.submit(Enqueue(name, drafts, broker.auto_create_queues))
     except TrivetError as error:
@@ -49,6 +57,46 @@ async def enqueue(call: Call) -> Reply:
     assert isinstance(reply, Enqueued)
     told = {"messages": [render.enqueued(one, call.accept) for one in reply.messages]}
     return call.written(committed, told, 201)
+
+
+async def _enqueue_in_parts(call: Call) -> tuple[s.EnqueuePartsIn, tuple[Draft, ...]]:
+    """As for a small one, a message at a time with a turn of the loop after each `BIG_BYTES`."""
+    now_ms, typed = call.services.broker.now_ms, call.typed
+    outline = _OUTLINE.decode(call.body, call.media)
+    if outline.messages is not UNSET:
+        build.check_batch(outline.messages)
+    if outline.body is not UNSET:
+        content.check_weight(bytes(outline.body), "/body", typed=typed)
+    given = call.decode(_ENQUEUE_PARTS)
+    if given.messages is UNSET:
+        return given, (build.draft(given, "", typed=typed, now_ms=now_ms),)
+    build.only_messages(given)
+    made: list[Draft] = []
+    taken = 0
+    for at, part in enumerate(given.messages):
+        raw = bytes(part)
+        made.append(_draft_of(raw, f"/messages/{at}", call.media, now_ms))
+        taken += len(raw)
+        if taken > BIG_BYTES:
+            taken = 0
+            await asyncio.sleep(0)
+    drafts = tuple(made)
+    build.bounded_batch(drafts, "/messages")
+    return given, drafts
+
+
+def _draft_of(raw: bytes, at: str, media: str, now_ms: int) -> Draft:
+    typed = media == MSGPACK
+    try:
+        if len(raw) > BIG_BYTES:
+            outline = _OUTLINE.decode(raw, media)
+            if outline.body is not UNSET:
+                content.check_weight(bytes(outline.body), "/body", typed=typed)
+        given = _MESSAGE.decode(raw, media)
+    except TrivetError as error:
+        error.field = at + (error.field or "")
+        raise
+    return build.draft(given, at, typed=typed, now_ms=now_ms)
 
 
 # --- leasing ------------------------------------------------------------------------------------------

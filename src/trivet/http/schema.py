@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from trivet import limits
 
@@ -105,6 +105,20 @@ class EnqueueIn(MessageFields, forbid_unknown_fields=True):
     """One message, or `messages`."""
 
     messages: list[MessageIn] | UnsetType = UNSET
+    request_id: Id = UNSET
+
+
+class EnqueueOutlineIn(Struct):
+    """What a big enqueue is made of, without taking it apart; all else is looked at later."""
+
+    body: Raw | UnsetType = UNSET
+    messages: list[Raw] | UnsetType = UNSET
+
+
+class EnqueuePartsIn(MessageFields, forbid_unknown_fields=True):
+    """`EnqueueIn` whose messages are still whole."""
+
+    messages: list[Raw] | UnsetType = UNSET
     request_id: Id = UNSET
 
 

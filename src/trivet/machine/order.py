@@ -8,12 +8,14 @@ is done a few entries at a time (contract 4).
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
 from typing import Generic, TypeVar
 
+from trivet.machine.tables import Table
+
 R = TypeVar("R")
-K = TypeVar("K")
+K = TypeVar("K", int, str)
 
 SLACK = 64
 MIGRATE_STEP = 4
@@ -199,11 +201,7 @@ class Index(Generic[R]):
 
     def first(self) -> R | None:
         """The record with the lowest number."""
-        if self._records:
-            for record in self._records[0]:
-                if record is not None:
-                    return record
-        return None
+        return next(self.after(-1), None)
 
     def slice_after(self, number: int, most: int) -> list[R]:
         """At most `most` records above `number`, as a list: safe to change the index afterwards."""
@@ -225,9 +223,9 @@ class Fifo(Generic[K, R]):
 
     __slots__ = ("_by_key", "_chunks", "_head", "_key", "_length")
 
-    def __init__(self, key: Callable[[R], K], by_key: MutableMapping[K, R]) -> None:
+    def __init__(self, key: Callable[[R], K], by_key: Table[K, R]) -> None:
         self._key = key
-        self._by_key = by_key  # an empty table of `tables.py`
+        self._by_key = by_key  # empty
         self._chunks: list[list[R]] = []
         self._head = 0
         self._length = 0
@@ -264,6 +262,12 @@ class Fifo(Generic[K, R]):
             del self._chunks[0]
             self._head = 0
         return record
+
+    def take_storage(self) -> list[list[R] | dict[K, R]]:
+        """Empty the queue at once and hand out its parts, so that they can be freed one at a time."""
+        parts: list[list[R] | dict[K, R]] = [*self._by_key.take_storage(), *self._chunks]
+        self._chunks, self._head, self._length = [], 0, 0
+        return parts
 
     def chunks(self) -> list[tuple[list[R], int, int]]:
         """``(chunk, from, to)`` of all that is held now; stays true whatever is added or dropped later."""

@@ -246,6 +246,8 @@ def dismantle(machine: Machine) -> Generator[None, None, None]:
     yield from _free(machine.leases.take_storage())
     yield from _free(machine.expired.take_storage())
     yield from _free(machine.messages.take_storage())
+    yield from _free(machine.replies.take_storage())
+    yield from _free(machine.settled.take_storage())
 
 
 def _free(containers: Sequence[list[Any] | dict[Any, Any]]) -> Generator[None, None, None]:

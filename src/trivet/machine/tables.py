@@ -21,7 +21,7 @@ R = TypeVar("R")
 SHARD_RECORDS = 256  # a shard is split when there are more than this on average
 
 
-class _Table(MutableMapping[K, R], Generic[K, R]):
+class Table(MutableMapping[K, R], Generic[K, R]):
     """``_shards`` are in use up to `_top`; a hash below `_split` (modulo `_round`) has one bit more."""
 
     __slots__ = ("_count", "_mask", "_shards", "_split")
@@ -93,7 +93,7 @@ class _Table(MutableMapping[K, R], Generic[K, R]):
             yield from shard
 
 
-class NumberTable(_Table[int, R]):
+class NumberTable(Table[int, R]):
     """Records by numbers of a counter: their low bits spread them evenly."""
 
     __slots__ = ()
@@ -103,7 +103,7 @@ class NumberTable(_Table[int, R]):
         return key
 
 
-class TextTable(_Table[str, R]):
+class TextTable(Table[str, R]):
     """Records by text. CRC-32, because Python's own hash differs from process to process."""
 
     __slots__ = ()

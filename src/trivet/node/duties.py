@@ -6,10 +6,8 @@ the machine does, when the `Expire` command is applied. One command of a kind is
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from trivet.errors import TrivetError
@@ -17,6 +15,7 @@ from trivet.limits import EXPIRE_BATCH_MAX
 from trivet.machine.commands import Command, Expire, Genesis
 from trivet.machine.replies import Done
 from trivet.node.broker import Committed
+from trivet.node.memory import MemoryGauge
 from trivet.node.stamps import Stamper
 from trivet.observability.logs import Events, Log
 from trivet.units import SECOND_MS, Clock
@@ -26,8 +25,6 @@ SECRET_BYTES = 32
 FRUITLESS_SECONDS = 0.1  # pause after an expiry that found nothing, so that it cannot spin
 WATERMARK_SECONDS = 0.5
 HAND_OVER_SECONDS = 2.0
-MEMORY_HIGH = 0.80
-MEMORY_LOW = 0.75
 
 End = Callable[[Committed | TrivetError], None]
 
@@ -46,7 +43,7 @@ class Office(Protocol):
 
     memory_pressure: bool  # told to the other members (R10)
 
-    def transfer(self, to: str | None = None) -> bool: ...
+    def transfer(self, to: str | None = None, *, with_space: bool = False) -> bool: ...
 
     def snapshot_now(self) -> object: ...
 
@@ -98,7 +95,6 @@ class DutySettings:
     snapshot_bytes: int
     disk_reserve_bytes: int
     disk_floor_bytes: int
-    memory_limit_bytes: int
     lease_grace_ms: int = LEASE_GRACE_MS
 
 
@@ -114,7 +110,7 @@ class Duties:
         stamper: Stamper,
         offer: Callable[[Command, End], None],
         genesis: Callable[[], Genesis | None],
-        memory_bytes: Callable[[], int],
+        memory: MemoryGauge,
         clock: Clock,
         settings: DutySettings,
         log: Log,
@@ -127,11 +123,11 @@ class Duties:
         self._stamper = stamper
         self._offer = offer
         self._genesis = genesis
-        self._memory_bytes = memory_bytes
+        self._memory = memory
         self._clock = clock
         self._settings = settings
         self._log = log
-        self.pressure = Pressure(memory_limit_bytes=settings.memory_limit_bytes)
+        self.pressure = Pressure(memory_limit_bytes=memory.limit_bytes)
         self.expired = 0  # things expiry handled since the start
         self.alarms: list[str] = []
         self._office_since: float | None = None
@@ -250,9 +246,9 @@ class Duties:
         _, snapshot_bytes = self._sizes.snapshot()
         pressure.disk = pressure.free_bytes < settings.disk_reserve_bytes + 2 * snapshot_bytes
         pressure.floor = pressure.free_bytes < settings.disk_floor_bytes
-        pressure.memory_bytes = self._memory_bytes()
-        mark = MEMORY_LOW if pressure.memory else MEMORY_HIGH
-        pressure.memory = pressure.memory_bytes > settings.memory_limit_bytes * mark
+        self._memory.look()
+        pressure.memory_bytes = self._memory.resident_bytes
+        pressure.memory = self._memory.pressed
         self._office.memory_pressure = pressure.memory
         if before != (pressure.disk, pressure.floor, pressure.memory):
             self._log(
@@ -274,11 +270,11 @@ class Duties:
         self.alarms = alarms
 
     def _hand_over_if_full(self, now: float) -> None:
-        """R10: a leader below the hard floor passes the office on, to a member with space if there is one.
+        """R10: a leader below the hard floor passes the office on to a member with space, if there is one.
         (One whose disk has stopped answering does so by itself: R34, `consensus/handover.py`.)"""
         if self.pressure.floor and now - self._handed_over_at >= HAND_OVER_SECONDS:
             self._handed_over_at = now
-            self._office.transfer(None)
+            self._office.transfer(None, with_space=True)
 
     def _take_snapshot_if_due(self) -> None:
         index, _ = self._sizes.snapshot()
@@ -290,33 +286,3 @@ class Duties:
         many_bytes = log_bytes - self._log_bytes_at_snapshot >= self._settings.snapshot_bytes
         if entries >= self._settings.snapshot_entries or (many_bytes and entries > 0):
             self._office.snapshot_now()
-
-
-# --- memory -------------------------------------------------------------------------------------------
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process."""
-    fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def memory_limit_bytes(
-    configured: int,
-    cgroup_files: tuple[str, ...] = (
-        "/sys/fs/cgroup/memory.max",
-        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-    ),
-) -> int:
-    """`configured`, else the smaller of the cgroup's limit and the machine's memory."""
-    if configured:
-        return configured
-    limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for name in cgroup_files:
-        try:
-            text = Path(name).read_text(encoding="ascii").strip()
-        except OSError:
-            continue  # not that version of cgroups, or none
-        if text.isdigit():
-            limit = min(limit, int(text))
-    return limit

@@ -3,7 +3,7 @@
 Its full collection looks at every living object: 60-170 ms of CPU were measured at 15,000 messages, and it grows with
 the state. So what has lived through the two young generations is frozen: no later collection looks at it again. The
 machine's records are freed by their counts like everything else; only a cycle that was frozen while it lived is never
-found, and the servers make next to none (measured: 10 objects after 22,500 messages over HTTP; a test counts them).
+found, and the servers make next to none (measured: 10 objects after 22,500 messages over HTTP).
 """
 
 from __future__ import annotations

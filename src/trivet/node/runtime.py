@@ -24,8 +24,9 @@ from trivet.machine.core import Machine
 from trivet.machine.effects import EntryEffects
 from trivet.node.broker import Broker
 from trivet.node.clock import RealClock
-from trivet.node.duties import SECRET_BYTES, Duties, DutySettings, End, memory_limit_bytes, resident_bytes
+from trivet.node.duties import SECRET_BYTES, Duties, DutySettings, End
 from trivet.node.garbage import Garbage
+from trivet.node.memory import MESSAGE_BYTES, MemoryGauge, memory_limit_bytes, resident_bytes
 from trivet.node.stamps import Stamper
 from trivet.node.watching import NodeObserver, TimedApplier, Watcher
 from trivet.observability.logs import Events, Log, open_log
@@ -148,14 +149,15 @@ class Node:
             stamper=self.stamper,
             offer=self._offer,
             genesis=self._make_genesis,
-            memory_bytes=resident_bytes,
+            memory=MemoryGauge(
+                resident_bytes, self._state_bytes, memory_limit_bytes(config.memory.limit_bytes)
+            ),
             clock=clock,
             settings=DutySettings(
                 snapshot_entries=config.storage.snapshot_entries,
                 snapshot_bytes=config.storage.snapshot_bytes,
                 disk_reserve_bytes=config.storage.disk_reserve_bytes,
-                disk_floor_bytes=config.storage.disk_floor_bytes,
-                memory_limit_bytes=memory_limit_bytes(config.memory.limit_bytes),
+                disk_floor_bytes=self._disk_floor_bytes,
             ),
             log=self.log,
         )
@@ -171,6 +173,17 @@ class Node:
             name=self.node_id,
         )
 
+    @property
+    def _disk_floor_bytes(self) -> int:
+        """Above it there is always room for the next segment: a disk that is full keeps nobody from voting."""
+        return max(self.config.storage.disk_floor_bytes, self.config.storage.segment_bytes)
+
+    def _state_bytes(self) -> int:
+        """What waits and is leased, as the queues count it, and the records."""
+        machine = self.applier.machine
+        bodies = sum(queue.bytes for queue in machine.queues.values())
+        return bodies + MESSAGE_BYTES * len(machine.messages)
+
     def _on_timer(self) -> None:
         self.duties.on_timer()
         self.garbage.on_timer()
@@ -183,7 +196,7 @@ class Node:
             election_max_ms=config.raft.election_max_ms,
             # A single node has nobody who could hold its past (R5): an empty directory is its birth.
             bootstrap=config.cluster.bootstrap or not config.cluster.members,
-            disk_floor_bytes=config.storage.disk_floor_bytes,
+            disk_floor_bytes=self._disk_floor_bytes,
             api_url=config.api_url,
             software=__version__,
             machine_version=MACHINE_VERSION,

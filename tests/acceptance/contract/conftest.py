@@ -37,6 +37,7 @@ def _free_base(count: int) -> int:
 
 @contextmanager
 def run_dev(nodes: int, data: Path) -> Iterator[Cluster]:
+    """`trivet dev` until the block ends; a second run on the same `data` finds what the first left."""
     base = _free_base(2 * nodes)
     command = [sys.executable, "-m", "trivet", "dev", "--nodes", str(nodes), "--base-port", str(base)]
     with (data.parent / f"{data.name}.err").open("wb") as errors:

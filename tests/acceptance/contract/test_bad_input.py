@@ -7,6 +7,8 @@ import http.client
 import json
 import socket
 import struct
+import time
+import zlib
 from typing import Any
 
 import msgpack
@@ -335,6 +337,19 @@ def test_garbage_on_the_port(single: Api) -> None:
         connection.sendall(huge)
         assert connection.recv(4096).split()[1][:1] == b"4"
     assert single.get("/livez").status == 200
+
+
+def test_packed_bodies_are_refused_without_unpacking(single: Api, name: str) -> None:
+    """415: a bomb of 400 KB held the event loop long enough to cost a leader its office."""
+    bomb = zlib.compress(b"0" * (200 * MIB), 1)
+    path = f"/v1/queues/{name}/messages"
+    for encoding in ("gzip", "deflate", "br", "zstd", "gzip, identity"):
+        reply = single.post(path, raw=bomb, headers={"Content-Encoding": encoding})
+        reply.refused(415, "unsupported_media_type")
+        start = time.monotonic()
+        assert single.get("/livez").status == 200
+        assert time.monotonic() - start < 0.5
+    single.post(path, {"body": 1}, headers={"Content-Encoding": "identity"}).ok(201)
 
 
 def test_chunked_bodies_are_bodies(single: Api, name: str) -> None:

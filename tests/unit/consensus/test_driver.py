@@ -278,6 +278,52 @@ def test_a_full_disk_is_waited_for_and_the_same_job_runs_again(monkeypatch: pyte
     run(scenario)
 
 
+def test_a_snapshot_does_not_stand_in_the_logs_way() -> None:
+    """R9: hundreds of megabytes go to the disk in a lane of their own."""
+
+    class Slow(Job):
+        def __init__(self, replica: Replica) -> None:
+            super().__init__(replica)
+            self.answer = threading.Event()
+
+        def run(self) -> None:
+            self.thread = threading.get_ident()
+            assert self.answer.wait(5)
+
+    async def scenario(world: World) -> None:
+        slow = Slow(world.replica)
+        world.replica.snapshot_jobs = [slow, Slow(world.replica)]
+        world.driver.wake()
+        await asyncio.sleep(0.03)
+        assert slow.thread is not None and len(world.replica.snapshot_jobs) == 1, "one at a time"
+        world.offer(b"x")
+        await asyncio.sleep(0.05)
+        assert world.replica.steps.count("synced") == 1 and world.replica.jobs[-1].thread != slow.thread
+        slow.answer.set()
+        await asyncio.sleep(0.05)
+        assert world.replica.steps.count("synced") == 2 and not world.replica.snapshot_jobs
+        second = next(job for job in world.replica.jobs if isinstance(job, Slow) and job is not slow)
+        threading.Timer(0.05, second.answer.set).start()
+        await world.driver.stop()  # waits for it
+        assert second.answer.is_set()
+
+    run(scenario)
+
+
+def test_a_snapshot_that_the_disk_refuses_ends_the_process() -> None:
+    class Broken(Job):
+        def run(self) -> None:
+            raise OSError(5, "the disk is broken")
+
+    async def scenario(world: World) -> None:
+        world.replica.snapshot_jobs = [Broken(world.replica)]
+        world.driver.wake()
+        await asyncio.sleep(0.05)
+        assert [reason for reason, _ in world.deaths] == ["storage"] and not world.driver.running
+
+    run(scenario)
+
+
 def test_stopping_on_a_full_disk_does_not_hang(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "DISK_FULL_SECONDS", 0.02)
 

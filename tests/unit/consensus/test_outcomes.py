@@ -27,9 +27,14 @@ def test_a_new_leader_proposes_after_its_no_op() -> None:
 
 
 def test_an_entry_over_the_limit_is_the_callers_error() -> None:
-    lab = Lab("a")
+    lab = Lab("a", segment_bytes=2 * ENTRY_BYTES_MAX)
+    leader = lab.leader()
+    got: list[Outcome] = []
     with pytest.raises(ValueError, match="over"):
-        lab.leader().replica.propose(b"x" * (ENTRY_BYTES_MAX + 1), print, 1)
+        leader.replica.propose(b"x" * (ENTRY_BYTES_MAX + 1), got.append, 1)
+    leader.replica.propose(b"x" * ENTRY_BYTES_MAX, got.append, 5)
+    lab.run(0.1)
+    assert len(got) == 1 and isinstance(got[0], Applied)
 
 
 def test_the_deadline_is_ours() -> None:
@@ -259,6 +264,22 @@ def test_a_member_with_room_is_preferred() -> None:
     a.engine._free_bytes, a.engine._free_bytes_at = 5, lab.now + 100
     lab.run(0.3)
     assert [p.name for p in leader.engine.handover.candidates()] == [b.name, a.name]
+
+
+def test_a_full_leader_hands_over_to_a_member_with_space_or_to_nobody() -> None:
+    """R10: two full members must not pass the office to and fro."""
+    lab = Lab(disk_floor_bytes=10)
+    leader = lab.leader()
+    lab.run(0.3)
+    a, b = lab.followers()
+    for node in (leader, a, b):
+        node.engine._free_bytes, node.engine._free_bytes_at = 5, lab.now + 100
+    lab.run(0.3)
+    assert not leader.replica.transfer(None, with_space=True) and not leader.replica.status().transfer_to
+    b.engine._free_bytes = 10
+    lab.run(0.3)
+    assert leader.replica.transfer(None, with_space=True)
+    lab.until(lambda: b.replica.is_leader, 2)
 
 
 def test_a_disk_that_does_not_answer_costs_the_office() -> None:

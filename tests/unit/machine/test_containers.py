@@ -8,6 +8,7 @@ import pytest
 
 from trivet.machine import ids
 from trivet.machine.order import CHUNK, SLACK, Fifo, Index, LazyHeap
+from trivet.machine.tables import NumberTable
 
 
 class Thing:
@@ -88,7 +89,7 @@ def test_the_index_splits_a_full_chunk_when_it_must_insert() -> None:
 
 
 def test_the_fifo_finds_the_newest_of_a_key_and_its_chunks_stay_true() -> None:
-    fifo: Fifo[int, tuple[int, int]] = Fifo(lambda record: record[0], {})
+    fifo: Fifo[int, tuple[int, int]] = Fifo(lambda record: record[0], NumberTable())
     assert fifo.oldest() is None and fifo.chunks() == []
     for n in range(2 * CHUNK + 10):
         fifo.append((n % 900, n))

@@ -58,4 +58,4 @@ def test_shards_stay_small() -> None:
 
 def test_the_base_has_no_hash() -> None:
     with pytest.raises(NotImplementedError):
-        tables._Table._hash(1)
+        tables.Table._hash(1)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.machine.kit import Kit
 from trivet.machine import views
-from trivet.machine.commands import Backoff, Draft, Extras, PatchMessage, Progress, PurgeDead, Token
+from trivet.machine.commands import Backoff, Cancel, Draft, Extras, PatchMessage, Progress, PurgeDead, Token
 from trivet.machine.ids import encode_token, message_id
 from trivet.machine.replies import EnqueuedOne, Grant
 
@@ -206,3 +206,22 @@ def test_enqueued() -> None:
     assert views.enqueued(kit.m, EnqueuedOne(5, "ready")) == shown
     done = views.enqueued(kit.m, EnqueuedOne(5, "done", True, b"1"))
     assert done == {"id": message_id(5), "state": "done", "duplicate": True, "result": views.Result(b"1")}
+
+
+def test_a_marked_lease_says_cancelled_and_how_it_ended_is_told_once_it_is_gone() -> None:
+    kit = Kit()
+    kept, gone = kit.put(Draft(extras=Extras(run_id="r")), "b")
+    first, second = kit.lease(2)
+    kit(Cancel(gone))
+    shown = views.message(kit.m, gone)
+    assert shown is not None and shown["cancelled"] is True and shown["state"] == "leased"
+    assert "cancelled" not in (views.message(kit.m, kept) or {})
+    message = kit.m.messages[gone]
+    assert views.ended(kit.m, message) is None, "not ended yet"
+    kit.ack(first)
+    assert views.ended(kit.m, kit.m.messages[kept]) is None, "kept: read it by its id"
+    kit.nack(second)
+    assert views.message(kit.m, gone) is None
+    told = views.ended(kit.m, message)
+    assert told is not None
+    assert (told["state"], told["finished_at_ms"], told["id"]) == ("cancelled", kit.now, message_id(gone))

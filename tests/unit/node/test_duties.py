@@ -10,7 +10,8 @@ from trivet.machine.commands import Command, Expire, Genesis
 from trivet.machine.replies import Answer, Done
 from trivet.node import duties as module
 from trivet.node.broker import Committed
-from trivet.node.duties import Duties, DutySettings, End, memory_limit_bytes, resident_bytes
+from trivet.node.duties import Duties, DutySettings, End
+from trivet.node.memory import MemoryGauge, memory_limit_bytes, resident_bytes
 from trivet.node.stamps import Stamper
 from trivet.observability.logs import silent_log
 from trivet.units import GIB, MIB
@@ -38,7 +39,8 @@ class Office:
     transfers: int = 0
     snapshots: int = 0
 
-    def transfer(self, to: str | None = None) -> bool:
+    def transfer(self, to: str | None = None, *, with_space: bool = False) -> bool:
+        assert with_space
         self.transfers += 1
         return True
 
@@ -80,6 +82,7 @@ class World:
     state: State = field(default_factory=State)
     sizes: Sizes = field(default_factory=Sizes)
     memory: int = 0
+    weight: int = 0
     offered: list[tuple[Command, End]] = field(default_factory=list)
     refuse: TrivetError | None = None
 
@@ -91,14 +94,13 @@ class World:
             stamper=Stamper(self.clock, self.clock.wall_ms, alone=False),
             offer=self.offer,
             genesis=lambda: Genesis("c", b"s", ("n1",)),
-            memory_bytes=lambda: self.memory,
+            memory=MemoryGauge(lambda: self.memory, lambda: self.weight, 1000),
             clock=self.clock,
             settings=DutySettings(
                 snapshot_entries=1000,
                 snapshot_bytes=10 * MIB,
                 disk_reserve_bytes=256 * MIB,
                 disk_floor_bytes=64 * MIB,
-                memory_limit_bytes=1000,
             ),
             log=silent_log(),
         )
@@ -260,6 +262,25 @@ def test_memory_watermark_has_a_gap() -> None:
     world.memory = 900
     world.run(1)
     assert world.duties.pressure.reason() == "memory"
+
+
+def test_memory_pressure_ends_although_the_process_stays_as_large_as_it_was() -> None:
+    """Freed records leave holes, and the resident size does not fall: what the state gave up counts."""
+    world = World()
+    for resident, weight, pressed in (
+        (790, 500, False),
+        (810, 520, True),  # the backlog has grown over the mark
+        (810, 480, True),
+        (810, 460, False),  # 60 given up: 750
+        (810, 505, False),
+        (810, 515, True),  # the holes are filled again
+        (951, 0, True),  # so near the limit nothing is taken off
+        (740, 0, False),  # it has fallen after all, and what was given up is forgotten
+        (801, 0, True),
+    ):
+        world.memory, world.weight = resident, weight
+        world.run(1)
+        assert world.duties.pressure.memory is pressed, (resident, weight)
 
 
 def test_an_alarm_is_kept_while_it_lasts() -> None:

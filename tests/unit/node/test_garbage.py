@@ -1,0 +1,57 @@
+"""The collector never looks at the whole state while a node runs (R9)."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from trivet.node.garbage import Garbage
+
+
+class Knot:
+    """A cycle."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+
+@pytest.fixture
+def garbage() -> Iterator[Garbage]:
+    before = gc.get_threshold()
+    one = Garbage()
+    one.start()
+    yield one
+    one.stop()
+    assert gc.get_threshold() == before and gc.get_freeze_count() == 0
+
+
+def test_what_lives_on_is_frozen_and_never_looked_at_again(garbage: Garbage) -> None:
+    full, frozen = gc.get_stats()[2]["collections"], gc.get_freeze_count()
+    state = []
+    for n in range(100_000):
+        state.append([n])
+        if n % 500 == 0:
+            garbage.on_timer()
+    assert gc.get_stats()[2]["collections"] == full
+    assert gc.get_freeze_count() - frozen > 90_000
+
+
+def test_young_cycles_are_still_found(garbage: Garbage) -> None:
+    found = sum(stats["collected"] for stats in gc.get_stats())
+    for n in range(20_000):
+        Knot()
+        if n % 500 == 0:
+            garbage.on_timer()
+    assert sum(stats["collected"] for stats in gc.get_stats()) - found > 18_000
+
+
+def test_the_last_of_several_nodes_gives_the_collector_back(garbage: Garbage) -> None:
+    during = gc.get_threshold()
+    other = Garbage()
+    other.stop()
+    other.start()
+    other.start()
+    other.stop()
+    assert gc.get_threshold() == during
