@@ -28,8 +28,9 @@ format: setup ## let ruff format and mend what it can
 test: setup ## all tests, one line a stage, then coverage against its gates
 	@$(PY) scripts/stages.py test
 
-simulate: setup ## SEEDS=n fresh seeds, or SEED=s to replay one
-	@PYTHONHASHSEED=0 $(PY) -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --fresh --jobs 2)
+simulate: setup ## SEEDS=n fresh seeds for each machine (trivial and real), or SEED=s to replay one
+	@$(PY) -m tests.simulation.run --machine list $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --fresh --jobs 2)
+	@$(PY) -m tests.simulation.run --machine queue $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --fresh --jobs 2)
 
 drill: setup ## real nodes, kills and power loss: SEED=s replays the plan of one drill
 	@$(PY) -m chaos.drill $(if $(SEED),--seed $(SEED))

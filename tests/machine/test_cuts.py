@@ -147,8 +147,10 @@ def test_appliers_exchange_snapshots_in_slices_while_entries_go_on(seed: int) ->
             piece = sink.write(piece, sliced(leader.step, 3))
     source.close()
     assert follower.machine is old
-    while not sink.finish(ENTRIES, sliced(leader.step, 2)):
+    while not sink.check(ENTRIES, sliced(leader.step, 2)):
         assert follower.machine is old
+    assert follower.machine is old
+    sink.finish()
     assert follower.applied_index == ENTRIES
     for number, data in enumerate(log[ENTRIES:]):
         assert feed(follower, data) == answers[number]

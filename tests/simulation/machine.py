@@ -115,7 +115,7 @@ class _Sink:
         self._bytes += piece
         return b""
 
-    def finish(self, index: int, out_of_time: OutOfTime) -> bool:
+    def check(self, index: int, out_of_time: OutOfTime) -> bool:
         if self._head is None:
             size = int.from_bytes(self._bytes[:2], "big")
             self._head = _decode(bytes(self._bytes[2 : 2 + size]))
@@ -128,10 +128,14 @@ class _Sink:
         at, chain, count = self._head
         if at != index or count != len(self._ids):
             raise ValueError(f"snapshot of {at} with {len(self._ids)} ids, expected {index} with {count}")
+        return True
+
+    def finish(self) -> None:
+        assert self._head is not None
+        index, chain, _ = self._head
         machine = self._machine
         machine._now = None
         machine.ids, machine.chain, machine.applied_index = self._ids, chain, index
-        return True
 
     def abort(self) -> None:
         self._bytes.clear()

@@ -14,18 +14,17 @@ from typing import Any, Protocol
 
 from tests.simulation.checks import Checker
 from tests.simulation.disk import SimCrash, SimDisk
+from tests.simulation.harm import HarmedDisk
 from tests.simulation.network import Network
 from tests.simulation.options import Options
+from tests.simulation.watched import WatchedStorage
 from tests.simulation.world import NodeClock, World
 from trivet.consensus.port import Fatal, NotProposed, Outcome, StateMachine
 from trivet.consensus.replica import Replica
 from trivet.consensus.settings import ConsensusSettings
 from trivet.storage.errors import DiskFull, StorageRefused
-from trivet.storage.hard_state import read_slots
-from trivet.storage.identity import COPIES
-from trivet.storage.segment import decode_header
 from trivet.storage.settings import StorageSettings
-from trivet.storage.storage import Identity, Storage
+from trivet.storage.storage import Identity
 from trivet.wire import frames
 
 TICK_SECONDS = 0.02
@@ -42,24 +41,7 @@ class Machine(StateMachine, Protocol):
     def digest(self) -> bytes: ...
 
 
-class WatchedStorage(Storage):
-    """The real storage; the checker sees each change of the log as it is made."""
-
-    checker: Checker
-    owner: SimNode
-
-    def append(self, index: int, term: int, data: bytes) -> None:
-        self.checker.appended(self.owner.name, index, term, self.term_at(index - 1), data)
-        super().append(index, term, data)
-
-    def truncate_from(self, index: int) -> None:
-        replica = self.owner.replica
-        self.checker.truncated(self.owner.name, index, replica.commit_index if replica is not None else 0)
-        self.owner.world.count("log truncated")
-        super().truncate_from(index)
-
-
-class SimNode:
+class SimNode(HarmedDisk):
     """A machine with a disk and a clock; `replica` is None while the process is not running."""
 
     def __init__(
@@ -496,19 +478,6 @@ class SimNode:
 
     # --- the disk ---------------------------------------------------------------------------------------
 
-    def fail_disk(self, kind: str, nth: int) -> bool:
-        if not self.running:
-            return False
-        if kind == "crash":
-            self.disk.crash_at(nth)
-        else:
-            self.disk.fail(kind, nth)
-            self.expected_errors += 1
-        return True
-
-    def fill_disk(self, full: bool) -> None:
-        self.disk.capacity = self.disk.used_bytes() + self.rng.choice((0, 500, 5000)) if full else None
-
     def heal(self) -> None:
         """The end of faults: disk, clock and process work again."""
         self.disk.heal()
@@ -520,58 +489,3 @@ class SimNode:
         if self.paused:
             self._paused_until = self.world.now
             self.world.after(0.0, self._resume)
-
-    def disk_is_fast(self) -> None:
-        self.sync_factor = 1.0
-
-    def wipe(self) -> None:
-        assert not self.running
-        self.disk.wipe()
-        self._hurt("wiped")
-
-    def _hurt(self, how: str) -> None:
-        self.hurt = True
-        self._hurt_in = self.incarnation
-        self.checker.forgive(self.name)
-        self.world.trace(f"{self.name} {how}")
-
-    def rot(self) -> bool:
-        """Damage something that is provably synced: what R3 promises to tell from a torn write."""
-        names = [
-            name for name in self.disk.names() if name.startswith(("log-", "snap", "hard-", "identity-"))
-        ]
-        if not names:
-            return False
-        name = self.rng.choice(names)
-        if name in COPIES and not all(self.disk.exists(copy) for copy in COPIES):
-            return False
-        limit = self._provable(name)
-        if limit <= 0:
-            return False
-        offset = self.rng.randrange(limit)
-        kind = self.rng.choice(("flip", "zero", "cut", "remove"))
-        if kind == "flip":
-            hit = self.disk.flip(name, offset)
-        elif kind == "zero":
-            hit = self.disk.zero(name, offset, min(self.rng.choice((1, 64, 4096)), limit - offset))
-        elif kind == "cut":
-            hit = self.disk.cut(name, offset)
-        elif name.startswith("log-"):
-            return False  # see `cut`; a removed last segment cannot be told from one never made
-        else:
-            hit = self.disk.remove(name)
-        self.world.count(f"rot: {kind} of {name.split('-')[0]}")
-        self._hurt(f"rot {kind} {name} at {offset} ({len(hit.before)} bytes)")
-        return True
-
-    def _provable(self, name: str) -> int:
-        """How many bytes of the file are covered by the durable watermark."""
-        file = self.disk.open(name)
-        size = file.size
-        if not name.startswith("log-"):
-            return size
-        record, _ = read_slots(self.disk)
-        if record is None:
-            return 0
-        header = decode_header(file.read_at(0, 4096), name)
-        return min(size, 4096 + record.watermark - header.start)

@@ -83,7 +83,7 @@ class QueueSimulation(Simulation):
         self.queue = QueueWorkload(self.world, self.options, self.nodes)
         for node in self.nodes.values():
             node.after_turn = self.queue.duties
-        self.nemesis.wrong_clocks_max = self.nemesis.minority
+        self.nemesis.wrong_clocks_max = min(1, self.nemesis.minority)  # R1 promises for one wrong clock
         return self.queue
 
     def _check_laws(self, names: list[str]) -> None:

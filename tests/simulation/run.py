@@ -45,7 +45,7 @@ def results(tasks: list[Task], jobs: int) -> Iterator[Result]:
     if jobs <= 1:
         yield from map(simulation, tasks)
         return
-    with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=200) as pool:
+    with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=25) as pool:
         yield from pool.imap(simulation, tasks, chunksize=1)
 
 

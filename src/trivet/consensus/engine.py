@@ -27,7 +27,7 @@ from trivet.consensus.receiver import Receiver
 from trivet.consensus.recovery import Recovery
 from trivet.consensus.replication import Replication
 from trivet.consensus.settings import ConsensusSettings
-from trivet.consensus.snapshot_install import Install, SnapshotInstaller
+from trivet.consensus.snapshot_install import SnapshotInstaller, load
 from trivet.consensus.snapshot_send import SnapshotSender
 from trivet.consensus.snapshot_take import SnapshotTaker
 from trivet.consensus.status import ELECTIONS_KEPT, Election
@@ -123,9 +123,7 @@ class Engine(Contained):
         """The newest snapshot into an empty machine. At the start nobody waits for the loop."""
         meta = self.storage.snapshots.latest
         if meta is not None and self.machine.applied_index < meta.index:
-            install = Install(self.machine, self.storage.snapshots.reader(meta))
-            while not install.step(lambda: False):
-                pass
+            load(self.machine, self.storage.snapshots.reader(meta))
         self.last_applied = self.machine.applied_index
         self.commit_index = max(self.storage.base_index, self.machine.applied_index)
 

@@ -60,9 +60,13 @@ class SnapshotSink(Protocol):
         """Take the bytes; answers the part not yet consumed when time ran out (empty: all taken)."""
         ...
 
-    def finish(self, index: int, out_of_time: OutOfTime) -> bool:
-        """Call until True; then the new state has replaced the old and `applied_index` is `index`.
-        Raises `ValueError` if the bytes are not a whole valid snapshot; the old state stays."""
+    def check(self, index: int, out_of_time: OutOfTime) -> bool:
+        """After the last byte: call until True; then the new state is whole, of `index`, and may replace the old one,
+        which stays for now. Raises `ValueError` if the bytes are not a whole valid snapshot."""
+        ...
+
+    def finish(self) -> None:
+        """After `check` has said True: the new state replaces the old one and `applied_index` is its index."""
         ...
 
     def abort(self) -> None: ...

@@ -1,4 +1,6 @@
-"""A snapshot from the leader: received beside, verified whole, installed in slices, only when it is news.
+"""A snapshot from the leader: received beside, read whole by the machine in slices, committed, and only then the state.
+
+What the machine cannot read never becomes this node's newest snapshot, or it could not start again.
 
 Hazards: r05 a first piece commits what was never verified; r13b an old snapshot cuts acknowledged entries; r13c, r13e
 a failed or holed transfer is answered as a success; r13d waiting proposals below it never end.
@@ -6,7 +8,7 @@ a failed or holed transfer is answered as a success; r13d waiting proposals belo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from trivet.consensus.peers import Peer
 from trivet.consensus.port import Fatal, OutOfTime, SnapshotSink, StateMachine
@@ -22,8 +24,15 @@ if TYPE_CHECKING:
 PIECE_BYTES = 256 * KIB
 
 
+class Source(Protocol):
+    """The body of a snapshot."""
+
+    def read_at(self, offset: int, length: int) -> bytes: ...
+
+
 class SnapshotInstaller:
-    """Receiving, then committing in the sync lane, then installing. A newer name starts over."""
+    """Receiving, then building the state beside, then committing in the sync lane, then the swap. A newer name starts
+    over until it is whole."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -38,7 +47,7 @@ class SnapshotInstaller:
 
     @property
     def busy(self) -> bool:
-        """From the whole snapshot on: applying waits, since its result would be replaced."""
+        """From the whole snapshot on."""
         return self._install is not None or self._running is not None or self._job is not None
 
     # --- receiving ------------------------------------------------------------------------------------
@@ -83,21 +92,34 @@ class SnapshotInstaller:
             writer.write(m.data)
         if writer.size >= m.size:
             self._whole = m
-            self._commit()
+            self._begin()
 
-    def _commit(self) -> None:
-        """All is here: verified and handed to the disk, once no flush of the file is running."""
+    def _begin(self) -> None:
+        """All is here: the machine may read it, once no flush of the file is running."""
         m, writer = self._whole, self._writer
-        if m is None or writer is None or writer.flushing:
+        if m is None or writer is None or writer.flushing or self._install is not None:
             return
-        self._whole = self._writer = None
-        try:
-            self._job = writer.commit(m.digest, m.crc)
-        except ValueError as error:
-            self._engine.event("snapshot_damaged", name=m.name, why=str(error))
+        if writer.crc != m.crc:
+            self._refuse(f"its body has CRC {writer.crc:08x} instead of {m.crc:08x}")
+            return
+        meta = SnapshotMeta(m.index, m.index_term, tuple(m.members), writer.size, m.digest, m.name, m.crc)
+        self._install = Install(self._engine.machine, meta, writer)
+
+    def _refuse(self, why: str) -> None:
+        """It is not what the leader said, or the machine cannot read it: this node goes on with what it has."""
+        writer, install = self._writer, self._install
+        self._whole = self._writer = self._install = None
+        if install is not None:
+            install.close()
+        if writer is not None:
+            writer.abort()
+        self._engine.event("snapshot_damaged", name=self._name, why=why)
 
     def abort(self, why: str) -> None:
-        """Forget a snapshot that is not whole yet."""
+        """Forget a snapshot that is not committed yet."""
+        if self._install is not None and self._writer is not None:
+            self._install.close()
+            self._install = None
         if self._writer is not None:
             self._writer.abort()
             self._writer = self._whole = None
@@ -125,7 +147,7 @@ class SnapshotInstaller:
     # --- committing -----------------------------------------------------------------------------------
 
     def take_job(self) -> SnapshotJob | None:
-        if self._writer is not None:
+        if self._writer is not None and self._whole is None:
             return self._writer.take_job()
         if self._job is None:
             return None
@@ -135,30 +157,43 @@ class SnapshotInstaller:
     def job_done(self, job: Any) -> bool:
         """False if the job is somebody else's."""
         if self._last_writer is not None and self._last_writer.job_done(job):
-            self._commit()
+            self._begin()
             return True
         if job is not self._running or self._running is None:
             return False
-        engine = self._engine
-        meta = self._running.finish()
+        self._running.finish()
         self._running = None
-        engine.taker.abort("a snapshot is being installed")
-        self._install = Install(engine.machine, engine.storage.snapshots.reader(meta))
         return True
 
     # --- installing -----------------------------------------------------------------------------------
 
     def step(self, out_of_time: OutOfTime) -> None:
-        install = self._install
-        if install is None or not self._engine.applying.between_entries:
+        install, applying = self._install, self._engine.applying
+        if install is None or not applying.between_entries:
             return
-        if install.meta.index <= self._engine.machine.applied_index:
-            install.close()
+        if self._writer is not None:
+            self._look_at(install, self._writer, out_of_time)
+        elif self._job is None and self._running is None:  # committed
             self._install = None
-            return
-        if install.step(out_of_time):
-            self._install = None
+            if install.meta.index <= self._engine.machine.applied_index:
+                install.close()  # the log was quicker
+                return
+            self._engine.taker.abort("a snapshot is being installed")
+            install.swap()
             self._installed(install.meta)
+
+    def _look_at(self, install: Install, writer: FlushedWriter, out_of_time: OutOfTime) -> None:
+        if install.meta.index <= self._engine.machine.applied_index:
+            self.abort("overtaken by the log")
+            return
+        try:
+            whole = install.read(out_of_time)
+        except ValueError as error:
+            self._refuse(str(error))
+            return
+        if whole:
+            self._job = writer.commit(install.meta.digest, install.meta.crc)
+            self._whole = self._writer = None
 
     def _installed(self, meta: SnapshotMeta) -> None:
         engine, storage = self._engine, self._engine.storage
@@ -179,35 +214,45 @@ class SnapshotInstaller:
 class Install:
     """The bytes of a snapshot into a machine, in slices."""
 
-    def __init__(self, machine: StateMachine, reader: SnapshotReader) -> None:
-        self.meta = reader.meta
+    def __init__(self, machine: StateMachine, meta: SnapshotMeta, source: Source) -> None:
+        self.meta = meta
         self._machine = machine
-        self._reader = reader
+        self._source = source
         self._sink: SnapshotSink = machine.begin_install()
         self._offset = 0
         self._rest = b""
 
-    def step(self, out_of_time: OutOfTime) -> bool:
-        """True when the machine holds the snapshot's state. Raises `Fatal` if the machine cannot read it."""
-        try:
-            while self._rest or self._offset < self.meta.size:
+    def read(self, out_of_time: OutOfTime) -> bool:
+        """True when the new state is whole; call `swap` then. Raises `ValueError` if the machine cannot read it."""
+        while self._rest or self._offset < self.meta.size:
+            if not self._rest:
+                self._rest = self._source.read_at(self._offset, PIECE_BYTES)
+                self._offset += len(self._rest)
                 if not self._rest:
-                    self._rest = self._reader.read_at(self._offset, PIECE_BYTES)
-                    self._offset += len(self._rest)
-                    if not self._rest:
-                        raise Fatal(f"snapshot {self.meta.name} ends at {self._offset}")
-                self._rest = self._sink.write(self._rest, out_of_time)
-                if out_of_time():
-                    return False
-            if not self._sink.finish(self.meta.index, out_of_time):
+                    raise Fatal(f"snapshot {self.meta.name} ends at {self._offset}")
+            self._rest = self._sink.write(self._rest, out_of_time)
+            if out_of_time():
                 return False
-        except ValueError as error:
-            raise Fatal(f"snapshot {self.meta.name} cannot be read: {error}") from error
+        return self._sink.check(self.meta.index, out_of_time)
+
+    def swap(self) -> None:
+        """The machine holds the snapshot's state."""
+        self._sink.finish()
         if self._machine.applied_index != self.meta.index:
             raise Fatal(f"snapshot {self.meta.name} led to index {self._machine.applied_index}")
-        self._reader.close()
-        return True
 
     def close(self) -> None:
         self._sink.abort()
-        self._reader.close()
+
+
+def load(machine: StateMachine, reader: SnapshotReader) -> None:
+    """This node's own newest snapshot into an empty machine, at the start. Raises `Fatal` if it cannot be read."""
+    install = Install(machine, reader.meta, reader)
+    try:
+        while not install.read(lambda: False):
+            pass
+    except ValueError as error:
+        raise Fatal(f"snapshot {reader.meta.name} cannot be read: {error}") from error
+    finally:
+        reader.close()
+    install.swap()

@@ -24,6 +24,14 @@ class FlushedWriter:
         return self._writer.size
 
     @property
+    def crc(self) -> int:
+        return self._writer.crc
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """What was written, before `commit`."""
+        return self._writer.read_at(offset, length)
+
+    @property
     def flushing(self) -> bool:
         return self._running is not None
 

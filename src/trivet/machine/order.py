@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from trivet.machine.tables import Table
 
@@ -224,8 +224,8 @@ class Fifo(Generic[K, R]):
     __slots__ = ("_by_key", "_chunks", "_head", "_key", "_length")
 
     def __init__(self, key: Callable[[R], K], by_key: Table[K, R]) -> None:
-        self._key = key
-        self._by_key = by_key  # empty
+        self._key: Callable[[R], K] = key
+        self._by_key: Table[K, R] = by_key  # empty
         self._chunks: list[list[R]] = []
         self._head = 0
         self._length = 0
@@ -263,9 +263,9 @@ class Fifo(Generic[K, R]):
             self._head = 0
         return record
 
-    def take_storage(self) -> list[list[R] | dict[K, R]]:
+    def take_storage(self) -> list[list[Any] | dict[Any, Any]]:
         """Empty the queue at once and hand out its parts, so that they can be freed one at a time."""
-        parts: list[list[R] | dict[K, R]] = [*self._by_key.take_storage(), *self._chunks]
+        parts: list[list[Any] | dict[Any, Any]] = [*self._by_key.take_storage(), *self._chunks]
         self._chunks, self._head, self._length = [], 0, 0
         return parts
 

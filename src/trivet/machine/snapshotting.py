@@ -56,7 +56,7 @@ TABLES: dict[type[Record], int] = {
 
 DIGEST_MODULUS = 1 << 128
 _SLICE = 64  # records taken from an index at once
-_FREED_AT_ONCE = 512
+_FREED_AT_ONCE = 64
 
 NOTHING_YET = (-1, b"")
 """What `Walk.next` answers when it has only passed over records: there may be more, look at the clock."""
@@ -252,12 +252,12 @@ def dismantle(machine: Machine) -> Generator[None, None, None]:
 
 def _free(containers: Sequence[list[Any] | dict[Any, Any]]) -> Generator[None, None, None]:
     for container in containers:
-        if isinstance(container, dict):
-            container.clear()
-            yield
-            continue
         while container:
-            del container[-_FREED_AT_ONCE:]
+            if isinstance(container, dict):
+                for _ in range(min(len(container), _FREED_AT_ONCE)):
+                    container.popitem()
+            else:
+                del container[-_FREED_AT_ONCE:]
             yield
 
 

@@ -141,6 +141,7 @@ def ended(m: Machine, found: Message) -> dict[str, Any] | None:
     if found.state <= LEASED or m.find(found.number) is not None:
         return None
     shown = _shown(found)
+    del shown["attempts"]  # of what is not kept, the last one is not written down
     shown["finished_at_ms"] = m.clock_ms
     return shown
 

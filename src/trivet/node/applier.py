@@ -133,13 +133,14 @@ class MachineSink:
         self._applier = applier
         self._builder = Builder()
         self._reader = SnapshotReader(self._builder)
+        self._machine: Machine | None = None
 
     def write(self, piece: bytes, out_of_time: OutOfTime) -> bytes:
         """Take the bytes; answers those not taken when the time ran out. Raises `ValueError`."""
         return self._reader.write(piece, out_of_time)
 
-    def finish(self, index: int, out_of_time: OutOfTime) -> bool:
-        """Call until True: the new machine has replaced the old one. Raises `ValueError`: the old one stays."""
+    def check(self, index: int, out_of_time: OutOfTime) -> bool:
+        """Call until True: the new machine is whole. Raises `ValueError`."""
         if not self._reader.finish(out_of_time):
             return False
         while not self._builder.arm_some():
@@ -151,10 +152,17 @@ class MachineSink:
             raise ValueError(f"snapshot of index {machine.applied_index}, expected {index}")
         if trailer.chain_digest != machine.digest():
             raise ValueError("snapshot's chain digest differs from its state's")
-        self._applier.replace(machine)
+        self._machine = machine
         return True
+
+    def finish(self) -> None:
+        """The new machine replaces the old one."""
+        assert self._machine is not None, "finish before check"
+        self._applier.replace(self._machine)
+        self._machine = None
 
     def abort(self) -> None:
         """Drop what was built."""
+        self._machine = None
         self._builder = Builder()
         self._reader = SnapshotReader(self._builder)

@@ -65,6 +65,11 @@ class SnapshotWriter:
         self.size += len(data)
         self.crc = google_crc32c.extend(self.crc, data)
 
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes of what was written, from `offset`: to look at it before it counts."""
+        assert self._file is not None
+        return self._file.read_at(BODY_AT + offset, max(0, min(length, self.size - offset)))
+
     def flush(self) -> SnapshotFlush:
         """A job that takes what was written so far to the disk, so that the commit's own fsync is short.
         Writing may go on while it runs; `commit` and `abort` may not be called before it has ended."""

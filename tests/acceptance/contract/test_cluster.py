@@ -39,10 +39,21 @@ def test_cluster_is_answered_by_the_node_asked(cluster: Cluster) -> None:
             "reachable",
         }
         assert fields <= set(by_id[node.name]), by_id[node.name]
+        assert all(type(by_id[leader.name][f]) is int for f in ("term", "commit_index", "applied_index"))
         assert any("contact" in field for field in by_id[node.name])
         assert any("disk" in field for field in by_id[node.name])
     assert len(ids) == 1
     members = leader.get("/v1/cluster")["members"]
+    numbers = (
+        "term",
+        "commit_index",
+        "applied_index",
+        "match_index",
+        "lag",
+        "last_contact_ms",
+        "disk_free_bytes",
+    )
+    assert all(type(member[field]) is int for member in members for field in numbers), members
     assert all(m["reachable"] for m in members)
     assert sorted(m["role"] for m in members) == ["follower", "follower", "leader"]
 

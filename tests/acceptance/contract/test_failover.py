@@ -33,7 +33,6 @@ def test_transfer_is_visible_and_loses_nothing(mortal: Cluster) -> None:
     old = mortal.leader()
     number = old.enqueue("transfer", body="kept")
     target = mortal.followers()[0]
-    parked = later(old.post, "/v1/queues/transfer-wait/lease", {"consumer": "c", "wait_ms": 9000})
     old.queue("transfer-wait")
     parked = later(old.post, "/v1/queues/transfer-wait/lease", {"consumer": "c", "wait_ms": 9000})
     time.sleep(0.2)

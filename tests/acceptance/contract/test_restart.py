@@ -12,7 +12,7 @@ from tests.acceptance.contract.conftest import run_dev
 from tests.acceptance.contract.helper import eventually
 
 
-@pytest.mark.parametrize("nodes", [1, 3])
+@pytest.mark.parametrize("nodes", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_everything_acknowledged_is_there_after_all_were_killed(tmp_path: Path, nodes: int) -> None:
     data = tmp_path / "data"
     enqueue = {"body": {"x": 1}, "idempotency_key": "k", "request_id": "enqueue-1"}

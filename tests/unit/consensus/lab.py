@@ -93,20 +93,24 @@ class Sink:
     def __init__(self, machine: Notes) -> None:
         self._machine = machine
         self._bytes = b""
+        self._new: tuple[int, list[tuple[int, bytes]]] | None = None
         self.aborted = False
 
     def write(self, piece: bytes, out_of_time: OutOfTime) -> bytes:
         self._bytes += piece
         return b""
 
-    def finish(self, index: int, out_of_time: OutOfTime) -> bool:
+    def check(self, index: int, out_of_time: OutOfTime) -> bool:
         head, *lines = self._bytes.splitlines()
         if int(head) != index:
             raise ValueError(f"a snapshot of {int(head)}, not {index}")
         pairs = [line.split(b" ") for line in lines]
-        self._machine.kept = [(int(i), bytes.fromhex(d.decode())) for i, d in pairs]
-        self._machine.applied_index = index
+        self._new = index, [(int(i), bytes.fromhex(d.decode())) for i, d in pairs]
         return True
+
+    def finish(self) -> None:
+        assert self._new is not None
+        self._machine.applied_index, self._machine.kept = self._new
 
     def abort(self) -> None:
         self.aborted = True

@@ -304,12 +304,39 @@ def test_a_snapshot_the_machine_cannot_read_is_fatal(monkeypatch: pytest.MonkeyP
     def unreadable(self: Any, index: int, out_of_time: Any) -> bool:
         raise ValueError("not a snapshot")
 
-    monkeypatch.setattr("tests.unit.consensus.lab.Sink.finish", unreadable)
+    monkeypatch.setattr("tests.unit.consensus.lab.Sink.check", unreadable)
     with pytest.raises(Fatal, match="not a snapshot"):
         lab["a"].start()
-    monkeypatch.setattr("tests.unit.consensus.lab.Sink.finish", lambda self, index, out_of_time: True)
+    monkeypatch.undo()
+    monkeypatch.setattr("tests.unit.consensus.lab.Sink.finish", lambda self: None)
     with pytest.raises(Fatal, match="led to index 0"):
         lab["a"].start()
+
+
+@pytest.mark.parametrize("step", ["write", "check"])
+def test_a_received_snapshot_the_machine_cannot_read_never_becomes_its_own(
+    monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Once committed it would be read at every start, and the node could never start again."""
+    lab = Lab(**SMALL)
+    _, late = behind(lab)
+
+    def unreadable(self: Any, *_: Any) -> bool:
+        raise ValueError("not a snapshot")
+
+    before = late.disk.names()
+    with monkeypatch.context() as patch:
+        patch.setattr(f"tests.unit.consensus.lab.Sink.{step}", unreadable)
+        lab.start(late.name)
+        lab.until(lambda: len(late.saw("snapshot_damaged")) > 1, 10)
+        assert {event["why"] for event in late.saw("snapshot_damaged")} == {"not a snapshot"}
+        assert late.alive and late.storage.snapshots.latest is None and not late.saw("snapshot_installed")
+        lab.kill(late.name, power=False)
+        assert [name for name in late.disk.names() if name.endswith(".snap")] == [
+            name for name in before if name.endswith(".snap")
+        ]
+    lab.start(late.name)  # a leader that sends what can be read, and all is well
+    lab.until(lambda: lab.same(), 10)
 
 
 def test_after_an_install_the_machine_is_the_senders() -> None:

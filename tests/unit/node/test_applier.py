@@ -105,7 +105,7 @@ def test_an_install_of_another_index_or_of_damaged_bytes_leaves_the_old_machine(
     sink = other.applier.begin_install()
     assert sink.write(data, never) == b""
     with pytest.raises(ValueError, match="snapshot of index 1, expected 9"):
-        sink.finish(9, never)
+        sink.check(9, never)
     damaged = data[:-30] + bytes([data[-30] ^ 1]) + data[-29:]
     sink = other.applier.begin_install()
     with pytest.raises(ValueError, match="damaged"):
@@ -124,7 +124,7 @@ def test_a_trailer_with_another_chain_is_refused() -> None:
     sink = Bench().applier.begin_install()
     sink.write(b"".join(pieces), never)
     with pytest.raises(ValueError, match="chain digest"):
-        sink.finish(1, never)
+        sink.check(1, never)
 
 
 def test_a_replaced_machine_is_freed_piece_by_piece_between_entries() -> None:
@@ -134,7 +134,8 @@ def test_a_replaced_machine_is_freed_piece_by_piece_between_entries() -> None:
     old = bench.applier.machine
     sink = bench.applier.begin_install()
     sink.write(data, never)
-    assert sink.finish(1, never)
+    assert sink.check(1, never)
+    sink.finish()
     assert len(old.messages) == 2000
     freed_after = 0
     while old.messages or old.queues:
@@ -158,6 +159,7 @@ def test_an_install_while_an_entry_is_under_way_drops_the_entry() -> None:
     assert not bench.applier.step(always)
     sink = bench.applier.begin_install()
     sink.write(data, never)
-    assert sink.finish(1, never)
+    assert sink.check(1, never)
+    sink.finish()
     assert not bench.applier.busy and bench.applier.applied_index == 1
     bench.feed(b"")

@@ -1,0 +1,102 @@
+"""What the nemesis does to a node's disk: errors, no space, rot, a new disk."""
+
+from __future__ import annotations
+
+import random
+
+from tests.simulation.checks import Checker
+from tests.simulation.disk import SimDisk
+from tests.simulation.world import World
+from trivet.storage.hard_state import read_slots
+from trivet.storage.identity import COPIES
+from trivet.storage.segment import decode_header
+
+
+class HarmedDisk:
+    """The part of `SimNode` that harms its disk, and remembers that it did."""
+
+    world: World
+    name: str
+    rng: random.Random
+    disk: SimDisk
+    checker: Checker
+    incarnation: int
+    hurt: bool  # damaged or wiped, and not yet found healthy again
+    expected_errors: int  # injected disk errors that may still end the process
+    sync_factor: float
+    _hurt_in: int  # the life in which it happened
+
+    @property
+    def running(self) -> bool:
+        raise NotImplementedError
+
+    def fail_disk(self, kind: str, nth: int) -> bool:
+        if not self.running:
+            return False
+        if kind == "crash":
+            self.disk.crash_at(nth)
+        else:
+            self.disk.fail(kind, nth)
+            self.expected_errors += 1
+        return True
+
+    def fill_disk(self, full: bool) -> None:
+        self.disk.capacity = self.disk.used_bytes() + self.rng.choice((0, 500, 5000)) if full else None
+
+    def disk_is_fast(self) -> None:
+        self.sync_factor = 1.0
+
+    def wipe(self) -> None:
+        assert not self.running
+        self.disk.wipe()
+        self._hurt("wiped")
+
+    def _hurt(self, how: str) -> None:
+        self.hurt = True
+        self._hurt_in = self.incarnation
+        self.checker.forgive(self.name)
+        self.world.trace(f"{self.name} {how}")
+
+    def rot(self) -> bool:
+        """Damage something that is provably synced: what R3 promises to tell from a torn write."""
+        names = [
+            name
+            for name in self.disk.names()
+            if name.startswith(("log-", "snap", "hard-", "identity-"))
+            and not name.endswith((".damaged", ".tmp"))
+        ]
+        if not names:
+            return False
+        name = self.rng.choice(names)
+        if name in COPIES and not all(self.disk.exists(copy) for copy in COPIES):
+            return False
+        limit = self._provable(name)
+        if limit <= 0:
+            return False
+        offset = self.rng.randrange(limit)
+        kind = self.rng.choice(("flip", "zero", "cut", "remove"))
+        if kind == "flip":
+            hit = self.disk.flip(name, offset)
+        elif kind == "zero":
+            hit = self.disk.zero(name, offset, min(self.rng.choice((1, 64, 4096)), limit - offset))
+        elif kind == "cut":
+            hit = self.disk.cut(name, offset)
+        elif name.startswith("log-"):
+            return False  # see `cut`; a removed last segment cannot be told from one never made
+        else:
+            hit = self.disk.remove(name)
+        self.world.count(f"rot: {kind} of {name.split('-')[0]}")
+        self._hurt(f"rot {kind} {name} at {offset} ({len(hit.before)} bytes)")
+        return True
+
+    def _provable(self, name: str) -> int:
+        """How many bytes of the file are covered by the durable watermark."""
+        file = self.disk.open(name)
+        size = file.size
+        if not name.startswith("log-"):
+            return size
+        record, _ = read_slots(self.disk)
+        if record is None:
+            return 0
+        header = decode_header(file.read_at(0, 4096), name)
+        return min(size, 4096 + record.watermark - header.start)
