@@ -7,7 +7,7 @@ SEED ?=
 ROUNDS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test simulate drill demo bench clean
+.PHONY: help setup check format test nightly simulate drill demo bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
@@ -27,6 +27,9 @@ format: setup ## let ruff format and mend what it can
 
 test: setup ## all tests, one line a stage, then coverage against its gates
 	@$(PY) scripts/stages.py test
+
+nightly: setup ## all tests in their exhaustive variants, with fresh examples: hours
+	@$(PY) scripts/stages.py nightly
 
 simulate: setup ## SEEDS=n fresh seeds for each machine (trivial and real), or SEED=s to replay one
 	@$(PY) -m tests.simulation.run --machine list $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --fresh --jobs 2)

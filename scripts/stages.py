@@ -68,20 +68,21 @@ CHECK = [
 
 TEST = [
     pytest("house rules", "tests/house"),
-    pytest("machine: units", "tests/unit/machine", "tests/unit/wire", cover=True),
+    pytest("consensus", "tests/unit/consensus", cover=True),
+    pytest("simulation: fixed seeds", "tests/simulation"),
     pytest("machine: model, cuts, stories", "tests/machine", cover=True),
     pytest("storage", "tests/unit/storage", cover=True),
-    pytest("consensus", "tests/unit/consensus", cover=True),
-    pytest("simulation: fixed seeds", "tests/simulation", cover=True),
+    pytest("machine and wire", "tests/unit/machine", "tests/unit/wire", cover=True),
     pytest("hazards: stock fails, ours holds", "tests/hazards"),
     pytest(
         "node, http, client, cli",
         "tests/unit",
         *(f"--ignore=tests/unit/{name}" for name in ("machine", "wire", "storage", "consensus")),
     ),
-    pytest("contract over HTTP", "tests/conformance", alone=True),
+    pytest("contract on one node", "tests/conformance"),
+    pytest("contract on three processes", "tests/acceptance/contract"),
     pytest("three nodes in one process", "tests/integration", alone=True),
-    pytest("real processes", "tests/acceptance", alone=True),
+    pytest("real processes", "tests/acceptance", "--ignore=tests/acceptance/contract", alone=True),
 ]
 
 

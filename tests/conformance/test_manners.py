@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 import pytest
 
-from tests.conformance.client import JSON, MSGPACK, Api, Queue
+from tests.conformance.client import JSON, MSGPACK, Answer, Api, Queue
 
 
 def test_json_is_the_default(api: Api, q: Queue) -> None:
@@ -273,3 +274,20 @@ def test_request_ids_have_256_bytes(api: Api, q: Queue) -> None:
     api.post(q.path + "/messages", {}, headers={"Idempotency-Key": "x" * 257}).refused(
         400, "invalid_argument"
     )
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_null_for_an_optional_field_means_that_it_is_not_given(api: Api, q: Queue, packed: bool) -> None:
+    """Many clients send null for what they do not set; null is not zero, and inside a body it is a value."""
+
+    def post(path: str, value: dict[str, Any]) -> Answer:
+        return api.packed("POST", path, value) if packed else api.post(path, value)
+
+    given = {"body": {"keep": None}, "ttl_ms": None, "group": None, "headers": None, "idempotency_key": None}
+    post(q.path + "/messages", {"messages": [given, {"body": None, "delay_ms": None}]}).ok(201)
+    ask = {"consumer": "c", "max_messages": 2, "lease_ms": None, "request_id": None}
+    first, second = post(q.path + "/lease", ask).ok()["messages"]
+    assert (first["body"], second["body"]) == ({"keep": None}, None)
+    nack = {"lease_token": first["lease_token"], "delay_ms": None, "error": None}
+    assert post("/v1/nack", {"nacks": [nack]}).ok()["results"][0]["status"] == "nacked"
+    post(q.path + "/lease", {"consumer": None}).refused(400, "invalid_argument", "/consumer")

@@ -104,6 +104,7 @@ def test_a_leader_out_of_space_refuses_then_hands_over_and_comes_back(tmp_path: 
 
             make_room(small)
             await cluster.settle()
+            await until(lambda: not node.duties.pressure.disk)
             await enqueue(await lead(cluster, "n1"), 1)
         assert not cluster.deaths
 

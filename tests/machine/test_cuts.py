@@ -21,7 +21,7 @@ from trivet.machine.snapshotting import NOTHING_YET, Builder, Walk, state_digest
 from trivet.node.applier import Applier
 from trivet.wire.entry import encode_entry
 
-SEEDS = range(pick(4, 40))
+SEEDS = range(pick(3, 40))
 ENTRIES = 60
 
 

@@ -125,7 +125,7 @@ class _Sink:
             del self._bytes[:8]
             if len(self._ids) % 64 == 0 and out_of_time():
                 return False
-        at, chain, count = self._head
+        at, _, count = self._head
         if at != index or count != len(self._ids):
             raise ValueError(f"snapshot of {at} with {len(self._ids)} ids, expected {index} with {count}")
         return True

@@ -20,12 +20,12 @@ def play(task: Task) -> None:
     assert not result.violations, f"{result.violations[0]}\nreplay: {replay_command(task)}"
 
 
-@pytest.mark.parametrize("seed", range(pick(12, 500)))
+@pytest.mark.parametrize("seed", range(pick(8, 500)))
 def test_the_log_alone(seed: int) -> None:
     play((seed, None, SECONDS, "list", False))
 
 
-@pytest.mark.parametrize("seed", range(pick(8, 300)))
+@pytest.mark.parametrize("seed", range(pick(5, 300)))
 def test_the_queue(seed: int) -> None:
     play((seed, None, SECONDS, "queue", False))
 

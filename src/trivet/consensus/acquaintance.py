@@ -57,6 +57,7 @@ class Acquaintance:
         engine.stock_connected(peer.node)
         engine.founding.check()
         engine.replication.member_came(peer)
+        engine.elections.member_came(peer)
         # The hello that opened the connection may be older than the end of our recovery, and `say_hello` reaches
         # only those connected then: a peer left in that belief never counts our votes (simulator, queue seed 10).
         engine.outbox.post(name, self.hello(), engine.journal.vote_position)

@@ -38,6 +38,7 @@ class Elections:
         self._yes: set[str] = set()
         self._voters: set[str] = set()
         self._hurry_until = NEVER
+        self._question: PreVote | None = None
         self._owed: dict[str, PreVote] = {}  # refused only because the leader seemed to be there
         self.turns = Turns(engine)
         self.reason = "start"
@@ -88,6 +89,16 @@ class Elections:
             if peer.connected and peer.name in owed:  # it saw the leader go a little earlier
                 self.on_pre_vote(peer, owed[peer.name])
 
+    def member_came(self, peer: Peer) -> None:
+        """What was asked of the others while it was away is asked of it now, not a round later."""
+        engine = self._engine
+        if self._asking and self._question is not None and self._asked_term == engine.term:
+            engine.outbox.post(peer.name, self._question, engine.journal.vote_position)
+        elif engine.state == CANDIDATE:
+            last, last_term = self._end_of_log()
+            request = RequestVote(engine.cluster_id, engine.me.id, engine.term, last, last_term)
+            engine.outbox.post(peer.name, request, engine.journal.vote_position)
+
     def member_gone(self, name: str) -> None:
         self._owed.pop(name, None)
         self.turns.gone(name)
@@ -134,7 +145,9 @@ class Elections:
             self.postpone()
         last, last_term = self._end_of_log()
         self.turns.back(engine.me.id, last_term, last, voted=False)
-        question = PreVote(engine.cluster_id, engine.me.id, engine.term, self._round, last, last_term)
+        question = self._question = PreVote(
+            engine.cluster_id, engine.me.id, engine.term, self._round, last, last_term
+        )
         for peer in engine.peers:
             if peer.connected:
                 engine.outbox.post(peer.name, question, engine.journal.vote_position)

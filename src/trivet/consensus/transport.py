@@ -40,7 +40,7 @@ CHECK_SECONDS = 0.1
 USER_TIMEOUT_MS = 1500
 WRITE_BUFFER_BYTES_MAX = 64 * MIB  # more than any window of unacknowledged frames: the peer does not read
 REDIAL_FIRST_SECONDS = 0.05
-REDIAL_LAST_SECONDS = 0.25  # short: a restarted follower without this link cannot vote for us (R34)
+REDIAL_LAST_SECONDS = 0.1  # short: a restarted follower without this link cannot vote for us (R34)
 EMPTY_FRAME = HEADER.pack(0, 0)
 HELLO_BYTES_MAX = 64 * KIB
 
@@ -102,6 +102,7 @@ class PeerLinks:
         self._check: asyncio.TimerHandle | None = None
         self._checked_at = 0.0
         self._nudges: dict[str, asyncio.Event] = {}
+        self._stopped = False
 
     # --- life -------------------------------------------------------------------------------------------
 
@@ -117,7 +118,8 @@ class PeerLinks:
         self._check = loop.call_later(CHECK_SECONDS, self._check_links)
 
     async def stop(self) -> None:
-        """Closes everything. No event is reported any more."""
+        """Closes everything: when it returns no socket is open. No event is reported any more."""
+        self._stopped = True
         if self._check is not None:
             self._check.cancel()
             self._check = None
@@ -127,8 +129,11 @@ class PeerLinks:
             with suppress(asyncio.CancelledError):
                 await task
         self._dialers.clear()
-        for link in list(self._all):
+        links = list(self._all)
+        for link in links:
             link.end("stopped", quiet=True)
+        for link in links:
+            await link.closed.wait()
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
@@ -212,6 +217,8 @@ class PeerLinks:
 
     def _opened(self, link: _Link) -> None:
         self._all.add(link)
+        if self._stopped:  # it was being accepted or dialed when the others were ended
+            link.end("stopped", quiet=True)
 
     def _came_up(self, link: _Link, peer: str, hello: Hello) -> None:
         older = self._live.pop(peer, None)
@@ -284,6 +291,7 @@ class _Link(asyncio.Protocol):
         self.their_hello: Hello | None = None
         self.was_up = False
         self.settled = asyncio.Event()  # up, or ended before that
+        self.closed = asyncio.Event()  # its socket is closed
 
     # --- asyncio ----------------------------------------------------------------------------------------
 
@@ -295,7 +303,7 @@ class _Link(asyncio.Protocol):
         now = self._owner._clock.monotonic()
         self._opened_at = self._sent_at = self.received_at = now
         self._owner._opened(self)
-        if self._expected is not None:
+        if self._expected is not None and not self._ended:
             self._say_hello()
 
     def data_received(self, data: bytes) -> None:
@@ -315,6 +323,7 @@ class _Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.end("closed by the peer" if exc is None else f"lost: {exc}")
+        self.closed.set()
 
     # --- frames -----------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import msgspec
 
 from trivet.errors import TrivetError, invalid
 from trivet.limits import JSON_DEPTH_MAX
-from trivet.units import KIB
+from trivet.units import KIB, MIB
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
@@ -22,6 +22,11 @@ T = TypeVar("T")
 BIG_BYTES = 256 * KIB
 """Requests above this are taken apart in pieces: the loop must not stand still (design 2, "One owner")."""
 
+NULLS_BYTES_MAX = 1 * MIB  # a larger request with a null in a field's place is refused as it stands
+_HOLD_FIELDS = frozenset({"messages", "enqueue", "acks", "nacks", "extensions", "leases", "effects", "backoff"})
+_NULL_IS_A_VALUE = frozenset({"body", "result"})
+
+_NULL = re.compile(r"got `(?:null|None)`")
 _PLACE = re.compile(r" - at (?:`key` in )?`\$(.*?)`$")
 _BOUND = re.compile(r"(?:<=|>=|<|>|length) (?:<= |>= )?(-?\d+)")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[\.\.\.\]")
@@ -31,20 +36,54 @@ _NAMED = re.compile(r"^Object (?:contains unknown|missing required) field `(.*)`
 class Codec(Generic[T]):
     """Decoders of one request type for both media: the same fields in both."""
 
-    def __init__(self, kind: type[T]) -> None:
+    def __init__(self, kind: type[T], *, null_is_absent: bool = True) -> None:
+        """`null_is_absent`: null for an optional field means that it is not given. A queue's configuration
+        says no: there null is a value."""
+        self._null_is_absent = null_is_absent
         self._json = msgspec.json.Decoder(kind)
         self._msgpack = msgspec.msgpack.Decoder(kind)
 
     def decode(self, data: bytes, media: str) -> T:
         """Raises `invalid_argument` with the field for anything that is not a whole valid `T`."""
         try:
-            return self._msgpack.decode(data) if media == MSGPACK else self._json.decode(data)
+            return self._take(data, media)
         except msgspec.ValidationError as error:
+            if self._null_is_absent and _NULL.search(str(error)) and len(data) <= NULLS_BYTES_MAX:
+                return self._without_nulls(data, media, error)
             raise _not_valid(str(error)) from None
         except RecursionError:
             raise _too_deep("") from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise _malformed(data, media, error) from None
+
+    def _take(self, data: bytes, media: str) -> T:
+        return self._msgpack.decode(data) if media == MSGPACK else self._json.decode(data)
+
+    def _without_nulls(self, data: bytes, media: str, first: msgspec.ValidationError) -> T:
+        """The slow way, only for requests that hold a null: the same with the null fields left out."""
+        try:
+            if media == MSGPACK:
+                given = msgspec.msgpack.encode(_leave_out_nulls(msgspec.msgpack.decode(data)))
+            else:
+                given = msgspec.json.encode(_leave_out_nulls(msgspec.json.decode(data)))
+            return self._take(given, media)
+        except msgspec.ValidationError as error:
+            raise _not_valid(str(error)) from None
+        except (msgspec.MsgspecError, RecursionError, UnicodeError, TypeError):
+            raise _not_valid(str(first)) from None
+
+
+def _leave_out_nulls(value: Any) -> Any:
+    """Of the request's own objects, never inside a body, a result or an effect's result."""
+    if isinstance(value, list):
+        return [_leave_out_nulls(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _leave_out_nulls(inner) if key in _HOLD_FIELDS else inner
+        for key, inner in value.items()
+        if inner is not None or key in _NULL_IS_A_VALUE
+    }
 
 
 def pointer(*steps: str | int) -> str:

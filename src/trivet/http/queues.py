@@ -28,7 +28,7 @@ from trivet.node.waiters import queue_not_found
 if TYPE_CHECKING:
     from trivet.machine.core import Machine
 
-_QUEUE = Codec(s.QueueIn)
+_QUEUE = Codec(s.QueueIn, null_is_absent=False)
 _PAUSE = Codec(s.PauseIn)
 _NOTHING = Codec(s.In)
 

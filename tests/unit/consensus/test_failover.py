@@ -135,6 +135,37 @@ def test_a_question_refused_for_the_leaders_sake_is_answered_when_it_goes() -> N
     assert answers() == [False, True]
 
 
+def test_a_member_that_comes_back_is_asked_at_once() -> None:
+    """It was away when the others were asked: one that was restarted a moment before the leader died."""
+    lab = Lab()
+    leader = lab.leader()
+    lab.run(0.3)
+    a, b = lab.followers()
+    lab.disconnect(a.name, b.name)
+    lab.kill(leader.name, power=False)
+    lab.until(lambda: a.engine.elections._asking and b.engine.elections._asking, 1)
+    lab.seen.clear()
+    lab.connect(a.name, b.name)
+    assert {s for s, _, m in lab.seen if isinstance(m, PreVote)} == {a.name, b.name}
+    lab.until(lambda: lab.leaders(), 0.03)
+
+
+def test_a_candidate_asks_a_member_that_comes_back_for_its_vote() -> None:
+    lab = Lab()
+    leader = lab.leader()
+    lab.run(0.3)
+    a, b = lab.followers()
+    lab.kill(leader.name, power=False)
+    lab.until(lambda: "candidate" in (a.replica.role, b.replica.role), 1)
+    one, other = (a, b) if a.replica.role == "candidate" else (b, a)
+    lab.disconnect(one.name, other.name)
+    lab.seen.clear()
+    lab.connect(one.name, other.name)
+    one.sync()
+    asked = [m.term for s, to, m in lab.seen if to == other.name and isinstance(m, RequestVote)]
+    assert asked == [one.replica.term]
+
+
 def test_a_candidate_whose_own_vote_is_not_durable_yet_does_not_start_over() -> None:
     lab = Lab()
     leader = lab.leader()

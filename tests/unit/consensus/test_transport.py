@@ -6,6 +6,7 @@ import asyncio
 import random
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
@@ -155,7 +156,14 @@ async def talk(where: tuple[str, int], *writes: bytes) -> bytes:
     except ConnectionResetError:
         return b""
     finally:
+        await closed(writer)
+
+
+async def closed(*writers: asyncio.StreamWriter) -> None:
+    for writer in writers:
         writer.close()
+        with suppress(OSError):  # the other side may have been first
+            await writer.wait_closed()
 
 
 def corrupt(frame: bytes) -> bytes:
@@ -278,7 +286,7 @@ def test_a_peer_that_does_not_read_is_dropped_and_memory_stays_bounded(
             if a.down:
                 break
         assert a.down and "does not read" in a.turned_away[0][1]
-        writer.close()
+        await closed(writer)
         await a.links.stop()
 
     asyncio.run(scenario())
@@ -300,8 +308,7 @@ def test_a_newer_connection_of_a_pair_replaces_the_older() -> None:
         second.write(encode(StaleTerm("c", "b", 8)))
         await until(lambda: a.got)
         assert [m.term for _, m in a.got] == [8]  # type: ignore[attr-defined]
-        for writer in (first, second):
-            writer.close()
+        await closed(first, second)
         await a.links.stop()
 
     asyncio.run(scenario())
@@ -319,7 +326,48 @@ def test_frames_survive_any_cut_of_the_stream() -> None:
             await asyncio.sleep(0)
         await until(lambda: len(a.got) == 5)
         assert not a.turned_away
-        writer.close()
+        await closed(writer)
         await a.links.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_connection_that_comes_while_stopping_is_closed_too() -> None:
+    """Accepted by the loop, but its protocol had not been told of it when the links were ended."""
+
+    async def scenario() -> None:
+        where = addresses("a", "b")
+        a = await Peer("a", where).start()
+        loop = asyncio.get_running_loop()
+        strangers = []
+        for _ in range(5):
+            stranger = socket.socket()
+            stranger.setblocking(False)
+            await loop.sock_connect(stranger, a.address)
+            strangers.append(stranger)
+        await a.links.stop()
+        for stranger in strangers:
+            try:
+                assert await asyncio.wait_for(loop.sock_recv(stranger, 1), 5) == b""
+            except ConnectionResetError:
+                pass  # it had not been accepted yet
+            finally:
+                stranger.close()
+        assert not a.up and not a.links._all
+
+    asyncio.run(scenario())
+
+
+def test_stop_leaves_no_socket_open() -> None:
+    async def scenario() -> None:
+        where = addresses("a", "b")
+        a, b = await Peer("a", where).start(), await Peer("b", where).start()
+        await until(lambda: a.up and b.up)
+        transports = [link._transport for peer in (a, b) for link in peer.links._all]
+        await a.links.stop()
+        await b.links.stop()
+        assert len(transports) == 2
+        for transport in transports:
+            assert transport is not None and transport.get_extra_info("socket").fileno() == -1
 
     asyncio.run(scenario())
