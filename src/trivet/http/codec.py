@@ -23,7 +23,9 @@ BIG_BYTES = 256 * KIB
 """Requests above this are taken apart in pieces: the loop must not stand still (design 2, "One owner")."""
 
 NULLS_BYTES_MAX = 1 * MIB  # a larger request with a null in a field's place is refused as it stands
-_HOLD_FIELDS = frozenset({"messages", "enqueue", "acks", "nacks", "extensions", "leases", "effects", "backoff"})
+_HOLD_FIELDS = frozenset(
+    {"messages", "enqueue", "acks", "nacks", "extensions", "leases", "effects", "backoff"}
+)
 _NULL_IS_A_VALUE = frozenset({"body", "result"})
 
 _NULL = re.compile(r"got `(?:null|None)`")
