@@ -31,9 +31,9 @@ test: setup ## all tests, one line a stage, then coverage against its gates
 nightly: setup ## all tests in their exhaustive variants, with fresh examples: hours
 	@$(PY) scripts/stages.py nightly
 
-simulate: setup ## SEEDS=n fresh seeds for each machine (trivial and real), or SEED=s to replay one
-	@$(PY) -m tests.simulation.run --machine list $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --fresh --jobs 2)
-	@$(PY) -m tests.simulation.run --machine queue $(if $(SEED),--seed $(SEED),--seeds $(SEEDS) --fresh --jobs 2)
+simulate: setup ## SEEDS=n fresh clusters (a quarter of them with the real machine), or SEED=s to replay one
+	@$(PY) -m tests.simulation.run --machine list $(if $(SEED),--seed $(SEED),--seeds $$(($(SEEDS) - $(SEEDS) / 4)) --fresh --jobs 2)
+	@$(PY) -m tests.simulation.run --machine queue $(if $(SEED),--seed $(SEED),--seeds $$(($(SEEDS) / 4)) --fresh --jobs 2)
 
 drill: setup ## real nodes, kills and power loss: SEED=s replays the plan of one drill
 	@$(PY) -m chaos.drill $(if $(SEED),--seed $(SEED))
