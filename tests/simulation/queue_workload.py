@@ -317,7 +317,19 @@ class QueueWorkload(Workload):
                 self.world.violate(
                     "repeat", f"lease {request.request_id} at {index} granted anew: {answer} after {first}"
                 )
+        elif isinstance(first, r.EffectState) and isinstance(answer.reply, r.EffectState) and first.fence:
+            self._judge_effect_repeat(index, request, answer, first, answer.reply)
         elif not answer.repeated or answer.reply != first:
+            self.world.violate("repeat", f"{request.request_id} at {index}: {answer}, first was {first}")
+
+    def _judge_effect_repeat(
+        self, index: int, request: c.Request, answer: r.Answer, first: r.EffectState, again: r.EffectState
+    ) -> None:
+        """R27: a repeated begin gives its grant while that lives, which is as long as its lease: that may have
+        been extended since, so only the instant may differ. After the end the effect is begun anew."""
+        if not answer.repeated:
+            self.first[request.request_id or ""] = again  # `_judge_first` looks at its fence
+        elif msgspec.structs.replace(again, expires_at_ms=first.expires_at_ms) != first:
             self.world.violate("repeat", f"{request.request_id} at {index}: {answer}, first was {first}")
 
     def _judge_first(self, index: int, request: c.Request, reply: r.Reply) -> None:
