@@ -218,9 +218,12 @@ class Replication:
         if progress is None:
             return
         if m.installed:
-            self._engine.snapshot_sender.stop(peer.name)
             self._matched(peer, progress, min(m.match, self._engine.storage.last_index))
-            progress.go_back(progress.match + 1)
+            # Every piece of the window is answered so; going back once is enough, and once for each would send
+            # what is on its way again, as often.
+            if self._engine.snapshot_sender.is_sending(peer.name, m.name):
+                self._engine.snapshot_sender.stop(peer.name)
+                progress.go_back(progress.match + 1)
         else:
             self._engine.snapshot_sender.on_reply(peer, m)
         self._after(peer, progress)

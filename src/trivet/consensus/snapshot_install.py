@@ -71,14 +71,20 @@ class SnapshotInstaller:
         self._reply(peer, m, size, False, 0, engine.journal.vote_position)
 
     def _not_news(self, peer: Peer, m: SnapshotChunk) -> None:
-        """What it covers is in our log already: committed, so the same."""
+        """What it covers is in our log already: committed, so the same.
+
+        "Installed" says that it is durable here. Said before, of a log that the disk has not taken yet, the leader
+        would find this member behind its log still and begin the snapshot anew, once for each piece of its window:
+        each answer would make a window of pieces, each piece an answer. Until then it is told to send no more.
+        """
         engine = self._engine
         engine.receiver.verify(m.index)
         engine.commit_index = max(engine.commit_index, m.index)
         if not self.busy:
             self.abort("overtaken by the log")
-        match = min(m.index, engine.storage.durable_index)
-        self._reply(peer, m, 0, True, match, engine.journal.vote_position)
+        durable = m.index <= engine.storage.durable_index
+        offset, match = (0, m.index) if durable else (m.size, 0)
+        self._reply(peer, m, offset, durable, match, engine.journal.vote_position)
 
     def _take(self, m: SnapshotChunk) -> None:
         if self._writer is None or m.name != self._name or m.offset == 0 == m.size:

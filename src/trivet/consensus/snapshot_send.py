@@ -94,6 +94,11 @@ class SnapshotSender:
         else:
             out.wanted = min(max(out.wanted, m.offset), out.sent)
 
+    def is_sending(self, name: str, snapshot: str) -> bool:
+        """Whether this snapshot is on its way to this member."""
+        out = self._of.get(name)
+        return out is not None and out.meta.name == snapshot
+
     def stop(self, name: str) -> None:
         out = self._of.pop(name, None)
         if out is not None:

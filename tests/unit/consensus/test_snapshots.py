@@ -12,7 +12,7 @@ import pytest
 from tests.unit.consensus.lab import Lab, LabNode, Notes
 from trivet.consensus.port import Applied, Fatal
 from trivet.storage import snapshots
-from trivet.wire.frames import Message, SnapshotChunk, SnapshotReply
+from trivet.wire.frames import Append, Message, SnapshotChunk, SnapshotReply
 
 SMALL: dict[str, Any] = {"segment_bytes": 4096 + 600, "snapshot_chunk_bytes": 100, "snapshot_window": 2}
 
@@ -164,6 +164,52 @@ def test_a_snapshot_that_is_not_news_cuts_nothing() -> None:
     answer = next(m for s, _, m in lab.seen if isinstance(m, SnapshotReply) and s == follower.name)
     assert answer.installed and answer.match == 6
     assert (follower.log(), follower.machine.kept) == (log, kept)
+
+
+def test_a_member_with_a_slow_disk_is_not_sent_the_snapshot_again_for_each_answer() -> None:
+    """It has the log, its disk has not: each piece was answered "installed, through what is durable", each such answer
+    began the snapshot anew with a window of pieces (list seeds 1795323278590 and 1795323278716: a storm without end).
+    """
+    lab = Lab(**SMALL)
+    leader = lab.leader()
+    lab.run(0.2)
+    slow = lab.followers()[0]
+    slow.disk_stalled = True
+    fill(lab, leader)
+    assert slow.storage.durable_index < leader.storage.base_index <= slow.storage.last_index
+    lab.disconnect(leader.name, slow.name)
+    lab.seen.clear()
+    lab.connect(leader.name, slow.name)
+    lab.run(1.0)
+    pieces = [m for _, _, m in lab.seen if isinstance(m, SnapshotChunk) and m.data]
+    assert pieces and sum(len(m.data) for m in pieces) <= pieces[0].size
+    answers = [m for _, _, m in lab.seen if isinstance(m, SnapshotReply)]
+    assert answers and not any(m.installed for m in answers)
+    slow.disk_stalled = False
+    lab.until(lambda: lab.same(), 5)
+    assert leader.replica.is_leader and not slow.saw("snapshot_installed")
+
+
+def test_the_answers_to_one_window_send_what_follows_once() -> None:
+    """Every piece of a window is answered "installed" once the member has it all: one of them goes back, not each."""
+    lab = Lab(**SMALL | {"snapshot_window": 8})
+    leader = lab.leader()
+    lab.put(leader, 20, size=40)
+    lab.run(0.2)
+    follower = lab.followers()[0]
+    assert leader.replica.snapshot_now()
+    lab.run(0.2)
+    peer = next(one for one in leader.engine.peers if one.name == follower.name)
+    lab.put(leader, 20, size=40)
+    progress = leader.engine.replication.of(peer)
+    progress.go_back(1)
+    leader.engine.snapshot_sender.send_to(peer, heartbeat=False)
+    lab.seen.clear()
+    lab.run(0.5)
+    answers = [m for _, _, m in lab.seen if isinstance(m, SnapshotReply) and m.installed]
+    entries = sum(len(m.entries) for s, r, m in lab.seen if isinstance(m, Append) and r == follower.name)
+    assert len(answers) >= 3 and entries <= 80, (len(answers), entries)  # 201 when each goes back
+    lab.until(lambda: lab.same(), 5)
 
 
 def test_the_first_piece_commits_nothing() -> None:
