@@ -61,6 +61,9 @@ class Checker:
         """After each input: what may only grow has grown, and a new leader is the right one."""
         audit = self.audits[name]
         term, commit, applied = replica.term, replica.commit_index, replica.applied_index
+        if term == audit.life_term and commit == audit.life_commit and applied == audit.life_applied:
+            if audit.led == term or not replica.is_leader:
+                return  # nothing that this looks at has changed: most steps are so
         if term < audit.life_term or commit < audit.life_commit or applied < audit.life_applied:
             self.world.violate(
                 "goes back",
@@ -70,6 +73,11 @@ class Checker:
         if applied > commit:
             self.world.violate("applied beyond commit", f"{name}: applied {applied}, commit {commit}")
         if commit > audit.life_commit:
+            if audit.led == term and replica.is_leader and commit > storage.durable_index:
+                self.world.violate(
+                    "commit passes the leader's disk",
+                    f"{name}: commit {commit}, durable {storage.durable_index}",
+                )
             self._committed(name, audit.life_commit, commit, storage)
         audit.life_term, audit.life_commit, audit.life_applied = term, commit, applied
         if replica.is_leader and audit.led != term:

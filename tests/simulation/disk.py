@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import errno
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 PAGE = 512
@@ -33,15 +34,24 @@ class Hit:
 
 class Inode:
     """`dirty`: page → its versions on disk or on the way there since the last sync, oldest first.
-    `lost`: page → what the disk really holds, after a sync that failed."""
+    `lost`: page → what the disk really holds, after a sync that failed. `past`: page → what it held on the disk
+    before its last change."""
 
-    __slots__ = ("data", "dirty", "lost", "synced_size")
+    __slots__ = ("data", "dirty", "lost", "past", "synced_size")
 
     def __init__(self) -> None:
         self.data = bytearray()
         self.synced_size = 0
         self.dirty: dict[int, list[bytes]] = {}
         self.lost: dict[int, bytes] = {}
+        self.past: dict[int, bytes] = {}
+
+    def settle(self) -> None:
+        """All that was written is on the disk."""
+        for number, versions in self.dirty.items():
+            self.past[number] = versions[0]
+        self.dirty.clear()
+        self.synced_size = len(self.data)
 
     def page(self, number: int) -> bytes:
         return bytes(self.data[number * PAGE : (number + 1) * PAGE]).ljust(PAGE, b"\0")
@@ -121,8 +131,7 @@ class SimFile:
             self._disk.sync_failed(inode)
             raise
         if not self._disk.lying:
-            inode.dirty.clear()
-            inode.synced_size = len(inode.data)
+            inode.settle()
 
     def close(self) -> None:
         self._closed = True
@@ -194,6 +203,13 @@ class SimDisk:
             raise FileNotFoundError(errno.ENOENT, "no such file", name)
         return self._names[name]
 
+    def size(self, name: str) -> int:
+        return len(self._inode(name).data)
+
+    def changed_pages(self, name: str) -> list[int]:
+        """Those of which an older version is known."""
+        return sorted(self._inode(name).past)
+
     def used_bytes(self) -> int:
         return sum(len(inode.data) for inode in self._names.values())
 
@@ -207,6 +223,15 @@ class SimDisk:
         """The `nth` call from now of `operation` (write, sync, sync_dir, create, rename, unlink, allocate,
         truncate, read, or "any" for every changing one) raises `OSError(code)`."""
         self._faults.append([operation, nth, code, for_ever])
+
+    @contextmanager
+    def observed(self) -> Iterator[None]:
+        """The simulator looks itself: armed faults are for the product."""
+        armed, self._faults = self._faults, []
+        try:
+            yield
+        finally:
+            self._faults = armed
 
     def heal(self) -> None:
         self._faults.clear()
@@ -311,6 +336,24 @@ class SimDisk:
     def zero(self, name: str, offset: int, length: int) -> Hit:
         length = min(length, len(self._inode(name).data) - offset)
         return self._damage(name, offset, bytes(length))
+
+    def stale(self, name: str, page: int) -> Hit | None:
+        """A block comes back as it was before its last change: the drive lost that write. None if it never changed."""
+        inode = self._inode(name)
+        old = inode.past.get(page)
+        if old is None or old == inode.page(page):
+            return None
+        end = min((page + 1) * PAGE, len(inode.data))
+        return self._damage(name, page * PAGE, old[: end - page * PAGE])
+
+    def misdirect(self, name: str, page: int, source: str, source_page: int) -> Hit | None:
+        """A write of another block landed on this one."""
+        data = self._inode(source).page(source_page)
+        end = min((page + 1) * PAGE, len(self._inode(name).data))
+        data = data[: end - page * PAGE]
+        if data == self._inode(name).page(page)[: len(data)]:
+            return None
+        return self._damage(name, page * PAGE, data)
 
     def cut(self, name: str, size: int) -> Hit:
         """Truncates the file on the disk."""

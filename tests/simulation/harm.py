@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 
 from tests.simulation.checks import Checker
-from tests.simulation.disk import SimDisk
+from tests.simulation.disk import PAGE, Hit, SimDisk
 from tests.simulation.world import World
-from trivet.storage.hard_state import read_slots
+from trivet.storage.hard_state import SLOT_BYTES, SLOTS, read_slots
 from trivet.storage.identity import COPIES
 from trivet.storage.segment import decode_header
 
@@ -23,6 +23,7 @@ class HarmedDisk:
     incarnation: int
     hurt: bool  # damaged or wiped, and not yet found healthy again
     expected_errors: int  # injected disk errors that may still end the process
+    gently: bool  # one slot of the hard state is stale: the process restarts, with all it wrote
     sync_factor: float
     _hurt_in: int  # the life in which it happened
 
@@ -42,6 +43,12 @@ class HarmedDisk:
 
     def fill_disk(self, full: bool) -> None:
         self.disk.capacity = self.disk.used_bytes() + self.rng.choice((0, 500, 5000)) if full else None
+
+    def fail_reads(self, nth: int) -> bool:
+        """A sector that cannot be read: of the running process, or of the next one while it boots."""
+        self.disk.fail("read", nth)
+        self.expected_errors += 1
+        return True
 
     def disk_is_fast(self) -> None:
         self.sync_factor = 1.0
@@ -70,24 +77,44 @@ class HarmedDisk:
         name = self.rng.choice(names)
         if name in COPIES and not all(self.disk.exists(copy) for copy in COPIES):
             return False
-        limit = self._provable(name)
-        if limit <= 0:
+        kind = self.rng.choice(("flip", "zero", "cut", "remove", "stale", "stale", "misdirect", "misdirect"))
+        with self.disk.observed():
+            limit = self._provable(name)
+            hit = self._rot(kind, name, limit, names) if limit > 0 else None
+        if hit is None:
             return False
-        offset = self.rng.randrange(limit)
-        kind = self.rng.choice(("flip", "zero", "cut", "remove"))
-        if kind == "flip":
-            hit = self.disk.flip(name, offset)
-        elif kind == "zero":
-            hit = self.disk.zero(name, offset, min(self.rng.choice((1, 64, 4096)), limit - offset))
-        elif kind == "cut":
-            hit = self.disk.cut(name, offset)
-        elif name.startswith("log-"):
-            return False  # see `cut`; a removed last segment cannot be told from one never made
-        else:
-            hit = self.disk.remove(name)
         self.world.count(f"rot: {kind} of {name.split('-')[0]}")
-        self._hurt(f"rot {kind} {name} at {offset} ({len(hit.before)} bytes)")
+        self._hurt(f"rot {kind} {name} at {hit.offset} ({len(hit.before)} bytes)")
         return True
+
+    def _rot(self, kind: str, name: str, limit: int, names: list[str]) -> Hit | None:
+        rng = self.rng
+        offset = rng.randrange(limit)
+        if kind == "flip":
+            return self.disk.flip(name, offset)
+        if kind == "zero":
+            return self.disk.zero(name, offset, min(rng.choice((1, 64, 4096)), limit - offset))
+        if kind == "cut":
+            return self.disk.cut(name, offset)
+        if kind == "remove":  # a removed last segment cannot be told from one never made
+            return None if name.startswith("log-") else self.disk.remove(name)
+        pages = limit // PAGE  # whole ones: a page that is partly unproven may be lost anyway
+        if not pages:
+            return None
+        if kind == "misdirect":
+            source = rng.choice(names)
+            held = max(1, self.disk.size(source) // PAGE)
+            return self.disk.misdirect(name, rng.randrange(pages), source, rng.randrange(held))
+        if name in SLOTS and not (self.running and self._slots_agree()):
+            return None  # the only copy of the truth: forgetting it unseen is beyond what R4 promises
+        known = [page for page in self.disk.changed_pages(name) if page < pages]
+        hit = self.disk.stale(name, rng.choice(known)) if known else None
+        self.gently = self.gently or (hit is not None and name in SLOTS)
+        return hit
+
+    def _slots_agree(self) -> bool:
+        first, second = (self.disk.open(name) for name in SLOTS)
+        return first.read_at(0, SLOT_BYTES) == second.read_at(0, SLOT_BYTES)
 
     def _provable(self, name: str) -> int:
         """How many bytes of the file are covered by the durable watermark."""

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.simulation.cluster import Simulation
+from tests.simulation.queue_mutants import QUEUE_MUTANTS
+from tests.simulation.run import simulation
 from trivet.consensus.elections import Elections
 from trivet.consensus.engine import Engine
 from trivet.consensus.outbox import Outbox
@@ -107,10 +108,11 @@ def hunt(mutant: Callable[[], Patch], seeds: int, seconds: float = 20.0) -> tupl
     """The first seed that notices, and what it says."""
     owner, name, new = mutant()
     old = owner.__dict__[name]
+    machine = "queue" if mutant in QUEUE_MUTANTS else "list"
     setattr(owner, name, new)
     try:
         for seed in range(seeds):
-            result = Simulation(seed, 5 if seed % 3 == 2 else 3).run(seconds)
+            result = simulation((seed, 5 if seed % 3 == 2 else 3, seconds, machine, False))
             if result.violations:
                 return seed, result.violations[0]
     finally:
@@ -124,7 +126,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*")
     options = parser.parse_args()
     survived = 0
-    for mutant in MUTANTS:
+    for mutant in (*MUTANTS, *QUEUE_MUTANTS):
         if options.names and mutant.__name__ not in options.names:
             continue
         started = time.perf_counter()

@@ -27,6 +27,8 @@ class Nemesis:
         self.stopped = False
         self.wrong_clocks_max = len(self.names)
         self._wrong_clocks: set[str] = set()
+        self.jumps_ms: tuple[int, ...] = (1_000, 60_000, 3_600_000, YEAR_MS)
+        self._after_ack = False
         self._faults: dict[str, Callable[[SimNode], bool]] = {
             "cut_one_way": self._cut_one_way,
             "cut_pair": self._cut_pair,
@@ -49,6 +51,8 @@ class Nemesis:
             "disk_full": self._disk_full,
             "slow_disk": self._slow_disk,
             "clean_stop": self._clean_stop,
+            "power_after_ack": self._power_after_ack,
+            "read_error": self._read_error,
         }
         self._kinds = sorted(options.weights)
         self._weights = [options.weights[kind] for kind in self._kinds]
@@ -153,6 +157,27 @@ class Nemesis:
             self._restart_later(each)
         return True
 
+    def _power_after_ack(self, node: SimNode) -> bool:
+        self._after_ack = True
+        return True
+
+    def acknowledged(self, node: SimNode) -> None:
+        """A client has just been told: who told it loses its power, and one who may know more is cut off, so that
+        the others must have it (R8)."""
+        if not self._after_ack or self.stopped:
+            return
+        self._after_ack = False
+        life = node.incarnation
+
+        def strike() -> None:
+            if node.running and node.incarnation == life:
+                self.world.count("power lost after an ack")
+                self._kill(node, silently=True)
+                if len(self.names) > 1 and self.rng.random() < 0.7:
+                    self._isolate(self.nodes[self._other(node) or node.name])
+
+        self.world.after(0.0, strike)
+
     def _clean_stop(self, node: SimNode) -> bool:
         if not node.running:
             return False
@@ -175,12 +200,14 @@ class Nemesis:
         return True
 
     def _wall_jump(self, node: SimNode) -> bool:
-        """The real machine's time holds as long as only a minority of the clocks is wrong (R1)."""
+        """Of the clocks that may be wrong at all, one jumps. A lone node that boots must believe its clock (R1)."""
         if len(self._wrong_clocks | {node.name}) > self.wrong_clocks_max:
             return False
+        if len(self.names) == 1 and not node.running:
+            return False
         self._wrong_clocks.add(node.name)
-        jump = self.rng.choice((1_000, 60_000, 3_600_000, YEAR_MS)) * self.rng.choice((-1, 1))
-        node.clock.jump_wall(jump)
+        self.world.count("one wrong clock" if len(self._wrong_clocks) == 1 else "several wrong clocks")
+        node.clock.jump_wall(self.rng.choice(self.jumps_ms) * self.rng.choice((-1, 1)))
         return True
 
     def _transfer(self, node: SimNode) -> bool:
@@ -200,9 +227,10 @@ class Nemesis:
         """Synced bytes change under the node; it finds out when it next reads them."""
         if not self._may_damage(node) or not node.rot():
             return False
-        if self.rng.random() < 0.7:
+        if node.gently or self.rng.random() < 0.7:
             if node.running:
-                node.die("killed after rot", lose_unsynced=self.rng.random() < 0.5, silently=False)
+                lose = not node.gently and self.rng.random() < 0.5
+                node.die("killed after rot", lose_unsynced=lose, silently=False)
             self._restart_later(node)
         return True
 
@@ -212,6 +240,14 @@ class Nemesis:
         if node.running:
             node.die("wiped", lose_unsynced=True, silently=self.rng.random() < 0.5)
         node.wipe()
+        self._restart_later(node)
+        return True
+
+    def _read_error(self, node: SimNode) -> bool:
+        if self.rng.random() < 0.5 or not node.running:
+            return node.running and node.fail_reads(self.rng.randint(1, 20))
+        node.die("killed", lose_unsynced=False, silently=False)
+        node.fail_reads(self.rng.randint(1, 40))
         self._restart_later(node)
         return True
 

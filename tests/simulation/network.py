@@ -65,6 +65,7 @@ class Network:
         self._cuts: dict[tuple[str, str], int] = {}
         self._live: list[Connection] = []  # every connection that may still carry something
         self._serial = 0
+        self._heals = 0  # how often all was healed
 
     def start(self) -> None:
         for i, a in enumerate(self.names):
@@ -82,9 +83,12 @@ class Network:
             self._cuts[link] = self._cuts.get(link, 0) + 1
             self._watch_idle(link)
         self.world.trace(f"cut {links}")
-        self.world.after(seconds, lambda: self._heal(links))
+        heals = self._heals
+        self.world.after(seconds, lambda: self._heal(links, heals))
 
-    def _heal(self, links: list[tuple[str, str]]) -> None:
+    def _heal(self, links: list[tuple[str, str]], heals: int) -> None:
+        if heals != self._heals:
+            return  # all was healed since: what is cut now was cut by somebody else
         for link in links:
             if self._cuts.get(link, 0) > 0:
                 self._cuts[link] -= 1
@@ -92,6 +96,7 @@ class Network:
                     self._release(link)
 
     def heal_all(self) -> None:
+        self._heals += 1
         for link in list(self._cuts):
             self._cuts[link] = 0
             self._release(link)

@@ -17,6 +17,7 @@ from tests.simulation.disk import SimCrash, SimDisk
 from tests.simulation.harm import HarmedDisk
 from tests.simulation.network import Network
 from tests.simulation.options import Options
+from tests.simulation.rivals import Rival
 from tests.simulation.watched import WatchedStorage
 from tests.simulation.world import NodeClock, World
 from trivet.consensus.port import Fatal, NotProposed, Outcome, StateMachine
@@ -68,12 +69,14 @@ class SimNode(HarmedDisk):
         self.incarnation = 0
         self.sync_factor = 1.0
         self.awake_since = 0.0
+        self.gently = False
         self.hurt = False  # damaged or wiped, and not yet found healthy again
         self.born = False  # has ever applied an entry
         self.expected_errors = 0  # injected disk errors that may still end the process
         self.after_turn: Callable[[SimNode], None] | None = None
         self.on_died: list[Callable[[SimNode], None]] = []  # deaths that the nemesis did not deal itself
         self.on_death: list[Callable[[SimNode], None]] = []  # all
+        self.on_resume: list[Callable[[SimNode], None]] = []  # after a pause, before what waited meanwhile
         self._hurt_in = -1  # the life in which it was damaged
         self._whole_syncs = 0
         self._paused_until = 0.0
@@ -178,12 +181,17 @@ class SimNode(HarmedDisk):
             storage,
             self.machine,
             self.clock,
-            random.Random(self.rng.getrandbits(64)),
+            self._chance(),
             self._send,
             self._settings(),
             self._event,
         )
         self.checker.life_begins(self.name, self.replica, storage)
+
+    def _chance(self) -> random.Random:
+        """The consensus layer's own randomness."""
+        drawn = self.rng.getrandbits(64)
+        return Rival(self.world, self.network, drawn) if self.options.rivals else random.Random(drawn)
 
     def _settings(self) -> ConsensusSettings:
         options = self.options
@@ -222,6 +230,7 @@ class SimNode(HarmedDisk):
         self.world.count(f"died: {why}")
         self.replica = self.storage = self.machine = None
         self.expected_errors = 0
+        self.gently = False
         self.incarnation += 1
         self._backlog, self._pending = [], deque()
         self._paused_until = 0.0
@@ -285,6 +294,8 @@ class SimNode(HarmedDisk):
         if self.paused or not self.running:
             return
         self.awake_since = self.world.now
+        for told in self.on_resume:
+            told(self)
         backlog, self._backlog = self._backlog, []
         for action in backlog:
             if self.paused or not self.running:
@@ -357,13 +368,10 @@ class SimNode(HarmedDisk):
         replica = self.replica
         if replica is None or self.paused:
             return False
-        self.guard(lambda: self._discard(replica.snapshot_now()))
+        answers: list[object] = []
+        self.guard(lambda: answers.append(replica.snapshot_now()))
         self.wake()
         return True
-
-    @staticmethod
-    def _discard(_: object) -> None:
-        """`guard` takes actions without an answer."""
 
     def transfer(self) -> bool:
         replica = self.replica

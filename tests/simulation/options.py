@@ -27,6 +27,8 @@ FAULTS: dict[str, float] = {
     "disk_full": 0.4,
     "slow_disk": 0.8,
     "clean_stop": 0.5,
+    "power_after_ack": 1.0,
+    "read_error": 0.4,
 }
 
 
@@ -54,6 +56,7 @@ class Options:
     snapshot_chunk_bytes: int
     snapshot_entries: int
     real_birth: bool  # the cluster is born by R5 under faults, else it is there from the start
+    rivals: bool  # members draw the same election timeouts: they stand against each other
     weights: dict[str, float] = field(default_factory=dict)
 
     def line(self) -> str:
@@ -91,5 +94,6 @@ def draw(rng: random.Random, nodes: int | None = None) -> Options:
         snapshot_chunk_bytes=rng.choice((64, 512, 8192)),
         snapshot_entries=rng.choice((20, 100, 1 << 30)),
         real_birth=rng.random() < 0.2,
+        rivals=rng.random() < 0.25,
         weights=weights,
     )

@@ -31,6 +31,7 @@ class Workload:
         self.refused: set[int] = set()
         self.acked_to = 0
         self.where: dict[int, int] = {}  # id -> the index it was applied at
+        self.on_acknowledged: list[Callable[[SimNode], None]] = []  # the node that answered a client
 
     def start(self) -> None:
         self.world.after(self.rng.uniform(0.0, 1.0), self._next)
@@ -100,7 +101,7 @@ class Workload:
                         "acked elsewhere", f"{each} acked at {what.index}, is at {self.where.get(each)}"
                     )
                 self.acked[each] = what.index
-            self.acked_to = max(self.acked_to, what.index)
+            self.acknowledged(node, what.index)
         elif isinstance(what, NotProposed):
             self.world.count(f"not proposed: {what.reason}")
             for each in ids:
@@ -140,6 +141,23 @@ class Workload:
                 self.world.violate("no outcome", f"proposal {proposal} at {name} was to end at {until:.2f}")
 
     # --- reads ----------------------------------------------------------------------------------------
+
+    def acknowledged(self, node: SimNode, index: int) -> None:
+        """A client has its answer. From now on nobody may serve older state: whoever else still believes to lead
+        is asked at once, because that is when a stale answer can be caught."""
+        self.acked_to = max(self.acked_to, index)
+        for told in self.on_acknowledged:
+            told(node)
+        for other in self.nodes.values():
+            if other is not node and other.is_leader:
+                self.world.count("reads at a deposed leader")
+                self.read(other)
+
+    def resumed(self, node: SimNode) -> None:
+        """A paused leader wakes up and has not heard yet what happened meanwhile."""
+        if node.is_leader:
+            self.world.count("reads at a leader that was paused")
+            self.read(node)
 
     def read(self, node: SimNode) -> None:
         seen = self.acked_to  # all of these were acknowledged before the read began

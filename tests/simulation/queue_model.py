@@ -1,0 +1,97 @@
+"""The committed log, played on the dumb model (`tests/machine/model.py`) and on a machine of its own: every answer of
+the cluster, of that machine and of the model must be the same. Dear, so for a part of the seeds only.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from tests.machine.harness import Pair, plain
+from tests.machine.model import REQUEST_WINDOW, Hints, Refused
+from tests.machine.model_work import Model
+from tests.simulation.world import World
+from trivet.machine import commands as c
+from trivet.machine import replies as r
+from trivet.machine.core import Machine
+from trivet.wire.entry import decode_entry
+
+REQUESTS_MAX = 1200
+"""The model scans all it has for everything it does."""
+
+
+class QuickModel(Model):
+    """Without a copy of everything before each command: none is needed when the machine did not refuse, for then a
+    refusal here is a difference and ends the run."""
+
+    refusal_expected = False
+
+    def apply(self, now_ms: int, request: Any, hints: Hints) -> tuple[Any, bool]:
+        if self.refusal_expected:
+            return super().apply(now_ms, request, hints)
+        self.clock, self.hints = max(self.clock, now_ms), hints
+        stored = self.requests.get(request.request_id)
+        if stored is not None and stored["at"] + REQUEST_WINDOW > self.clock:
+            if stored["fingerprint"] != request.fingerprint:
+                return ("refused", "idempotency_conflict"), False
+            again = self.repeat(stored["reply"], request.command)
+            if again is not None:
+                return again, True
+        try:
+            reply = getattr(self, "do_" + type(request.command).__name__)(request.command)
+        except Refused as refusal:
+            return ("refused", str(refusal)), False
+        self.tell_dependents()
+        if request.request_id is not None and not (reply[0] == "leased" and not reply[3]):
+            kept = {"at": self.clock, "fingerprint": request.fingerprint, "reply": copy.copy(reply)}
+            self.requests[request.request_id] = kept
+        return reply, False
+
+
+class Referee(Pair):
+    """Fed entry by entry, in the order of the log."""
+
+    def __init__(self, world: World) -> None:
+        self.machine, self.model = Machine(), QuickModel()
+        self.done: set[int] = set()
+        self.world = world
+        self.requests = 0
+
+    def entry(self, index: int, data: bytes, answers: list[r.Answer]) -> None:
+        """`answers`: what the cluster answered."""
+        machine = self.machine
+        if self.requests >= REQUESTS_MAX:
+            return
+        if not data:
+            machine.begin_entry(index, machine.clock_ms, c.MACHINE_VERSION)
+            machine.end_entry()
+            return
+        entry = decode_entry(data)
+        machine.begin_entry(index, entry.now_ms, entry.version, b"")
+        for request, given in zip(entry.requests, answers, strict=True):
+            self.requests += 1
+            self.world.count("requests judged by the model")
+            answer = machine.apply(request)
+            if answer != given:
+                self._differ(index, request, f"the cluster says {given}, a fresh machine {answer}")
+            reply = answer.reply
+            self.model.refusal_expected = isinstance(reply, r.Refusal)
+            expected, repeated = self.model.apply(entry.now_ms, request, self._hints(reply))
+            free = reply.__class__ is r.Done and isinstance(request.command, c.Expire | c.Genesis)
+            if not free and plain(reply) != expected:
+                self._differ(index, request, f"machine {plain(reply)}, model {expected}")
+            if answer.repeated != repeated:
+                self._differ(index, request, f"repeated: machine {answer.repeated}, model {repeated}")
+        machine.end_entry()
+        if self.requests >= REQUESTS_MAX:
+            self.close()
+
+    def close(self) -> None:
+        """The whole states, once."""
+        try:
+            self.compare()
+        except AssertionError as error:
+            self.world.violate("model", f"states differ after index {self.machine.applied_index}: {error}")
+
+    def _differ(self, index: int, request: c.Request, how: str) -> None:
+        self.world.violate("model", f"{type(request.command).__name__} at {index}: {how}; {request}"[:1500])
