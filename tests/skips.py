@@ -17,6 +17,10 @@ NO_MOUNT = "needs root and mount(2) for a small file system"
 ALLOWED: dict[str, str] = {
     NO_MOUNT: "a full disk is also simulated (tests/simulation, tests/unit/storage/test_space.py)",
     "power loss: ": "shutting a file system down needs root; SimDisk loses power in the storage and simulation tests",
+    "needs strace to kill": "the same calls are struck in the simulator (tests/crashpoints/test_sample.py)",
+    "no drill ground: ": "root, nftables, strace, gcc: `make drill` refuses by name where CI cannot have them",
+    "no partitions: ": "needs root and nftables; partitions are also simulated (tests/simulation)",
+    "no clock jumps: ": "needs gcc; clock jumps are also simulated (tests/simulation)",
     "needs strace": "it shows a defect of the stock library; what holds for ours is shown without strace",
 }
 """Part of a skip's text → why CI may go without that test."""
