@@ -102,10 +102,24 @@ async def _forward(call: Call, url: str) -> Reply:
         raise TrivetError("outcome_unknown", why + "; repeat it with the same request id") from None
 
 
+async def _sent_once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """aiohttp sends a PUT or DELETE again when its connection breaks, even a new one: a DELETE that was applied
+    would be answered 404. The error raised here is of a kind that it does not repeat."""
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise  # nothing was sent
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise aiohttp.ClientConnectionError(str(error)) from error
+
+
 def make_forwarder() -> aiohttp.ClientSession:
-    """A client that never re-sends: a reused connection that proves dead would make aiohttp repeat."""
+    """A client that never re-sends (R35)."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(force_close=True, limit=0),
+        middlewares=(_sent_once,),
         timeout=aiohttp.ClientTimeout(total=FORWARD_TIMEOUT_S, sock_connect=2.0),
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),

@@ -169,6 +169,25 @@ def test_a_read_waits_for_what_is_committed_to_be_applied() -> None:
     assert leader.replica.applied_index == 2
 
 
+def test_no_read_looks_at_a_half_applied_entry() -> None:
+    """Drill, seed 4: a read's quorum round began before entry 2 was committed and ended while it was being
+    applied; the read of index 1 saw half of entry 2 (R25)."""
+    lab = Lab(slice_ms=0.0)
+    leader = lab.leader()
+    leader.machine.slow = True
+    whole: list[bool] = []
+    lab.put(leader, 4, size=30)
+    for _ in range(200):  # small steps, so that a round can end in the middle of an entry
+        lab.now += 0.001
+        leader.replica.read(lambda ok: whole.append(ok and leader.replica._engine.applying.between_entries))
+        for node in lab.nodes.values():
+            node.replica.tick()
+            node.sync()
+        lab.deliver()
+    lab.until(lambda: len(whole) == 200)
+    assert all(whole) and leader.replica.applied_index == 5
+
+
 def test_a_read_at_a_new_leader_waits_for_its_no_op() -> None:
     lab = Lab()
     lab.until(lambda: lab.leaders())

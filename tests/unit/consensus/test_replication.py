@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from tests.unit.consensus.lab import Lab
 from trivet.consensus.contained import NO_OP, REGULAR
@@ -79,6 +80,33 @@ def test_commit_only_what_the_message_verified() -> None:
     follower.replica.receive(leader.name, heartbeat)
     assert follower.storage.last_index == 4
     assert follower.replica.commit_index == 1
+
+
+def test_an_entry_of_an_earlier_term_is_not_committed_by_counting() -> None:
+    """Raft 5.4.2, figure 8: all have it, but only an entry of the leader's own term commits it."""
+    lab = Lab()
+    old = lab.leader()
+    lab.run(0.2)
+    lab.tamper = lambda sender, receiver, m: None if isinstance(m, AppendReply) else m
+    lab.put(old, 1, "earlier")
+    lab.run(0.1)
+    earlier = old.storage.last_index
+    assert all(lab[name].storage.last_index == earlier for name in "abc")
+
+    def without_its_own(sender: str, receiver: str, m: Message) -> Message:
+        return structs.replace(m, match=min(m.match, earlier)) if isinstance(m, AppendReply) else m
+
+    lab.kill(old.name, power=False)
+    lab.tamper = without_its_own
+    lab.until(lab.leaders)
+    new = lab[lab.leaders()[0]]
+    lab.run(0.5)
+    assert new is not old and new.replica.is_leader and new.storage.last_index == earlier + 1
+    assert max(new.engine.counted_match.values()) == earlier
+    assert new.replica.commit_index < earlier
+    lab.tamper = None
+    lab.run(0.5)
+    assert new.replica.commit_index == earlier + 1
 
 
 def test_an_answer_of_an_older_term_counts_nothing() -> None:

@@ -112,6 +112,37 @@ def test_two_members_meet_and_frames_arrive_in_order_in_one_write() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(
+    "listen, seen_as",
+    [("127.0.0.12", "127.0.0.12"), ("0.0.0.0", "127.0.0.1"), ("localhost", "127.0.0.1")],
+)
+def test_a_member_dials_from_the_address_it_listens_on(listen: str, seen_as: str) -> None:
+    """A firewall tells directed links apart by their source; "all interfaces" and names are no address."""
+
+    async def scenario() -> None:
+        callers: asyncio.Queue[str] = asyncio.Queue()
+
+        async def called(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            callers.put_nowait(writer.get_extra_info("peername")[0])
+            writer.close()
+
+        where = {"a": ("127.0.0.11", free_port()), "b": (listen, free_port())}
+        server = await asyncio.start_server(called, *where["a"])
+        b = await Peer("b", where).start()
+        assert await asyncio.wait_for(callers.get(), 5) == seen_as
+        await b.links.stop()
+        server.close()
+        await server.wait_closed()
+
+    asyncio.run(scenario())
+
+
+def test_an_address_of_the_other_family_is_dialed_unbound() -> None:
+    can = module._can_dial_from
+    assert can("10.0.0.5", "10.0.0.6") and can("10.0.0.5", "n2.internal") and can("fd00::1", "fd00::2")
+    assert not can("10.0.0.5", "fd00::2") and not can("::", "fd00::2") and not can("n1.internal", "10.0.0.6")
+
+
 def test_a_member_that_comes_back_is_met_again() -> None:
     async def scenario() -> None:
         where = addresses("a", "b")

@@ -135,7 +135,13 @@ def test_a_leader_that_cannot_be_reached() -> None:
     async def test(session: aiohttp.ClientSession) -> None:
         node = Loopback("n2")
         async with serving(node, Settings(follower_mode="forward")) as there:
-            silent = await asyncio.start_server(lambda _r, w: w.close(), "127.0.0.1", 0)
+            reached: list[None] = []
+
+            def close(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                reached.append(None)
+                writer.close()
+
+            silent = await asyncio.start_server(close, "127.0.0.1", 0)
             node.urls["n1"] = "http://127.0.0.1:1"  # nothing listens: the request never left
             node.change(role="follower", leader="n1")
             status, _, told = await call(session, "PUT", there + "/v1/queues/q", {})
@@ -145,6 +151,7 @@ def test_a_leader_that_cannot_be_reached() -> None:
                 path = "/v1/ack" if method == "POST" else "/v1/queues/q"
                 status, _, told = await call(session, method, there + path, {})
                 assert (status, told["code"], told["retry"]) == (504, "outcome_unknown", "same_key")
+            assert len(reached) == 3, "each was sent once (R35)"
             status, _, told = await call(session, "GET", there + "/v1/queues/q")
             assert (status, told["code"]) == (503, "no_leader")
             silent.close()
