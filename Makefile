@@ -4,10 +4,13 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.ready-$(shell cat requirements-dev.lock pyproject.toml | cksum | cut -d' ' -f1)
 SEEDS ?= 200
 SEED ?=
-ROUNDS ?= 1
+SECONDS ?= 120
+ROUNDS ?= 3
+STORIES ?= 4
+SAMPLE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test nightly simulate drill demo bench clean
+.PHONY: help setup check format test nightly simulate crashpoints drill gallery demo bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ —/'
@@ -35,14 +38,23 @@ simulate: setup ## SEEDS=n fresh clusters (a quarter of them with the real machi
 	@$(PY) -m tests.simulation.run --machine list $(if $(SEED),--seed $(SEED),--seeds $$(($(SEEDS) - $(SEEDS) / 4)) --fresh --jobs 2)
 	@$(PY) -m tests.simulation.run --machine queue $(if $(SEED),--seed $(SEED),--seeds $$(($(SEEDS) / 4)) --fresh --jobs 2)
 
-drill: setup ## real nodes, kills and power loss: SEED=s replays the plan of one drill
-	@$(PY) -m chaos.drill $(if $(SEED),--seed $(SEED))
+crashpoints: setup ## each disk call, send and answer of 13 scenarios fails once: STORIES=n variants, or a SAMPLE=n of the points
+	@$(PY) -m tests.crashpoints.run --stories $(STORIES) $(if $(SAMPLE),--sample $(SAMPLE))
+
+drill: setup ## real nodes, every kind of fault, for SECONDS=n: SEED=s repeats the plan of one drill
+	@python3 scripts/drill_tools.py || true # what is missing is said by name, and no drill has it
+	@$(PY) -m chaos run --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+gallery: setup ## known bugs put back one at a time, and corrupted histories: each must be caught
+	@$(PY) -m chaos.gallery --jobs 2
+	@if [ -f chaos/checker/mutants.py ]; then $(PY) -m chaos.checker.mutants; fi
 
 demo: setup ## three real nodes, load, leader killed in the middle of acks, a verdict
 	@$(PY) -m chaos.demo
 
-bench: setup ## first figures and failover, measured on this machine
-	@$(PY) -m bench.first_figure --rounds $(ROUNDS) && $(PY) -m bench.failover
+bench: setup ## beside RabbitMQ and NATS in ROUNDS interleaved rounds; single requests; failover
+	@$(PY) scripts/bench_tools.py
+	@$(PY) -m bench --rounds $(ROUNDS) --out .bench && $(PY) -m bench.single && $(PY) -m bench.failover
 
 clean: ## what setup, tests and demo left here
-	@rm -rf $(VENV) .demo .trivet-dev .coverage .coverage.* .hypothesis .mypy_cache .ruff_cache
+	@rm -rf $(VENV) .bench .demo .drills .trivet-dev .coverage .coverage.* .hypothesis .mypy_cache .ruff_cache

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -43,6 +44,10 @@ async def one_round(name: str, tests: list[str], given: argparse.Namespace, dire
 
 
 async def rounds(given: argparse.Namespace) -> list[Figure]:
+    running = asyncio.current_task()
+    assert running is not None
+    # A SIGTERM ends the brokers too: RabbitMQ's Erlang machine is a grandchild and would live on.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
     figures: list[Figure] = []
     names = given.brokers.split(",")
     for number in range(given.rounds):

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,7 +40,6 @@ from trivet.node.waiters import Waiters
 from trivet.wire import frames
 from trivet.wire.entry import EntryReader, encode_request, join_entry
 
-PER_ROUND = 20_000  # messages of one round
 QUEUE = "bench"
 NOW_MS = 1_700_000_000_000
 
@@ -129,8 +129,9 @@ def codec(media: str) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
     return msgpack.encode, msgpack.decode
 
 
-async def _leader(batch: int, size: int, depth: int, media: str, log: list[bytes]) -> Steps:
-    """One round of the leader's work. `log` gets its entries: those before the round end with None's place."""
+async def _leader(batch: int, media: str, log: list[bytes], given: argparse.Namespace) -> Steps:
+    """One round of the leader's work. `log` gets its entries; an empty one stands where the round begins."""
+    size = given.size
     node = Loopback()
     encode, decode = codec(media)
     enqueue, lease, ack = messages.enqueue, messages.lease, messages.ack
@@ -139,7 +140,7 @@ async def _leader(batch: int, size: int, depth: int, media: str, log: list[bytes
     await node.broker.submit(Request(Genesis("c", b"s" * 32, ("n1",))))
     await node.broker.submit(Request(PutQueue(QUEUE, QueueConfig())))
     full = encode({"messages": [made] * 1000})
-    for _ in range(depth // 1000):
+    for _ in range(given.depth // 1000):
         await node.ask(enqueue, path + "/messages", full, media)
     log += node.entries
     node.entries.clear()
@@ -147,7 +148,7 @@ async def _leader(batch: int, size: int, depth: int, media: str, log: list[bytes
     garbage.start()
     spent = {"enqueue": 0.0, "lease": 0.0, "ack": 0.0}
     clock = time.process_time
-    for _ in range(PER_ROUND // batch):
+    for _ in range(given.messages // batch):
         body = encode({"messages": [made] * batch})
         began = clock()
         await node.ask(enqueue, path + "/messages", body, media)
@@ -210,14 +211,9 @@ def _steps(log: list[bytes]) -> Steps:
     requests: dict[str, list[Request]] = {}
     for place, name in enumerate(("enqueue", "lease", "ack")):
         readers = [EntryReader(data) for data in entries[place::3]]
-        taken = timed(f"entry decode {name}", lambda readers=readers: [reader.next() for reader in readers])
+        taken = timed(f"entry decode {name}", partial(_read, readers))
         requests[name] = [request for request in taken if request is not None]
-        timed(
-            f"entry encode {name}",
-            lambda name=name: [
-                join_entry(MACHINE_VERSION, NOW_MS, [encode_request(request)]) for request in requests[name]
-            ],
-        )
+        timed(f"entry encode {name}", partial(_write, requests[name]))
     append = [
         frames.Append("c" * 32, "n1", 1, at, at, 1, at, 0, 0, frames.Health(0, 0, False), [(1, data)])
         for at, data in enumerate(entries)
@@ -235,29 +231,35 @@ def _steps(log: list[bytes]) -> Steps:
     return found
 
 
-def _log(entries: list[bytes]) -> None:
-    """Records with their checksums, a sync for each entry, on a disk that costs nothing."""
-    from google_crc32c import value
+def _read(readers: list[EntryReader]) -> list[Request | None]:
+    return [reader.next() for reader in readers]
 
+
+def _write(requests: list[Request]) -> None:
+    for request in requests:
+        join_entry(MACHINE_VERSION, NOW_MS, [encode_request(request)])
+
+
+def _log(entries: list[bytes]) -> None:
+    """The bytes of the log's records, with their checksums."""
     from trivet.storage.records import RecordKind, encode_record
 
     chain = position = 0
     for at, data in enumerate(entries):
         *parts, chain = encode_record(RecordKind.ENTRY, position, position, at, 1, data, chain, 7)
         position += len(b"".join(parts))
-    assert value(b"") == 0
 
 
-def one_round(batch: int, size: int, depth: int) -> Steps:
+def one_round(batch: int, given: argparse.Namespace) -> Steps:
     found: Steps = {}
     for media in ("application/json", "application/msgpack"):
         log: list[bytes] = []
-        found |= asyncio.run(_leader(batch, size, depth, media, log))
+        found |= asyncio.run(_leader(batch, media, log, given))
         gc.collect()
     found |= _follower(log)
     gc.collect()
     found |= _steps(log)
-    return {f"{name} ×{batch}": seconds * 1e6 / PER_ROUND for name, seconds in found.items()}
+    return {f"{name} ×{batch}": seconds * 1e6 / given.messages for name, seconds in found.items()}
 
 
 def best(rounds: list[Steps]) -> Steps:
@@ -278,7 +280,7 @@ def with_sums(steps: Steps) -> Steps:
 def child(source: Path, given: argparse.Namespace) -> Steps:
     """One round in a process of its own, with that source tree."""
     command = [sys.executable, __file__, "--child", "--batch", given.batch]
-    command += ["--size", str(given.size), "--depth", str(given.depth)]
+    command += ["--size", str(given.size), "--depth", str(given.depth), "--messages", str(given.messages)]
     environment = {**os.environ, "PYTHONPATH": str(source), "PYTHONHASHSEED": "0"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -292,6 +294,9 @@ def main() -> int:
     options.add_argument("--batch", default="100,1000", help="messages a request, several with commas")
     options.add_argument("--size", type=int, default=256, help="bytes of a body")
     options.add_argument("--depth", type=int, default=0, help="messages waiting in the queue all the time")
+    options.add_argument(
+        "--messages", type=int, default=20_000, help="of each round; a multiple of the batch"
+    )
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--against", type=Path, help="the src directory of another tree")
     options.add_argument("--only", default="", help="only lines with this text")
@@ -302,7 +307,7 @@ def main() -> int:
     if given.child:
         found: Steps = {}
         for batch in batches:
-            found |= one_round(batch, given.size, given.depth)
+            found |= one_round(batch, given)
         print(json.dumps(found))
         return 0
     mine: list[Steps] = []

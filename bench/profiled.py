@@ -109,7 +109,7 @@ async def _sample(directory: Path, nodes: list[LocalNode], given: argparse.Names
         raise SystemExit("py-spy is not installed: pip install py-spy, or use --how cprofile")
     files = [directory / f"{node.id}.folded" for node in nodes]
     running = [
-        subprocess.Popen(
+        subprocess.Popen(  # noqa: ASYNC220 it only starts
             [found, "record", "-p", str(node.pid), "-d", str(int(given.seconds)), "-r", "400"]
             + ["--native"] * given.native
             + ["-f", "raw", "-o", str(file)],
@@ -119,8 +119,7 @@ async def _sample(directory: Path, nodes: list[LocalNode], given: argparse.Names
         for node, file in zip(nodes, files, strict=True)
     ]
     for process in running:
-        while process.poll() is None:
-            await asyncio.sleep(0.1)
+        await asyncio.to_thread(process.wait)
     return [_folded(file, given.lines) for file in files]
 
 
@@ -130,12 +129,13 @@ def _folded(path: Path, lines: int) -> str:
     whole: Counter[str] = Counter()
     total = 0
     for line in path.read_text().splitlines():
-        stack, _, count = line.rpartition(" ")
+        stack, _, samples = line.rpartition(" ")
+        count = int(samples)
         frames = [frame.rpartition(":")[0] or frame for frame in stack.split(";")]
-        total += int(count)
-        own[frames[-1]] += int(count)
+        total += count
+        own[frames[-1]] += count
         for frame in dict.fromkeys(frames):
-            whole[frame] += int(count)
+            whole[frame] += count
     shown = [f"{total} samples", "  own%  whole%  function"]
     for frame, count in own.most_common(lines):
         shown.append(f"{count / total:6.1%} {whole[frame] / total:6.1%}  {frame}")

@@ -1,12 +1,8 @@
-"""Damage on a minority: one node at a time is stopped, a byte of its log or snapshot is flipped or the
-file is cut, and it is started again, under load.
+"""`python -m chaos.damage PLACES SEED`: places in the files of one node at a time are damaged, under load.
 
-Allowed ends are: the same answers, or a refusal that says so. The node must either repair itself from
-the leader (`recovering`, then ready) or refuse to start with a sentence; nothing may be lost.
-
-A node is stopped with SIGTERM before it is damaged: a clean stop writes the watermark, so that every
-flipped byte lies in what was known durable. Damage in the last second before a crash cannot be told
-from a torn write; the promises page says so (R3).
+Jepsen's NATS cases: bit flips and truncations in the log and snapshot files of a minority. The faults are
+those of `chaos.faults.damage`; which file of a node and where in it goes round evenly, so that PLACES spread
+over every file and its whole length. Nothing may be lost, no two nodes may differ, no queue may be gone.
 """
 
 from __future__ import annotations
@@ -19,17 +15,17 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from chaos.cluster import Cluster, NodeProcess
-from chaos.history import History
+from chaos.cluster import DrillCluster
+from chaos.faults import damage
 from chaos.load import Load
+from chaos.tally import History
 
-SETTINGS = {
-    "TRIVET__STORAGE__SEGMENT_BYTES": str(1 << 20),
-    "TRIVET__STORAGE__SNAPSHOT_ENTRIES": "200",
-}
-FAMILIES = {"log-": 7, "snap": 2, "hard": 1}  # which files, how often
-KINDS = ("flip", "flip", "cut", "zero")
+READY_SECONDS = 60.0
+SETTINGS = {"TRIVET__STORAGE__SEGMENT_BYTES": str(1 << 20), "TRIVET__STORAGE__SNAPSHOT_ENTRIES": "200"}
+FAMILIES = ("log", "log", "log", "snapshot", "log", "log", "snapshot", "log", "hard", "identity")
+GOLDEN = 0.6180339887498949  # its multiples, modulo 1, fill an interval evenly
 
 
 @dataclass
@@ -39,109 +35,77 @@ class DamageReport:
     kinds: Counter[str] = field(default_factory=Counter)
     ends: Counter[str] = field(default_factory=Counter)
     digests_equal: bool = False
+    queue_kept: bool = False
 
     @property
     def clean(self) -> bool:
-        return self.history.clean and self.digests_equal and not self.ends["stuck"]
+        return self.history.clean and self.digests_equal and self.queue_kept and not self.ends["stuck"]
 
 
-def used_bytes(path: Path) -> int:
-    """Where the content of a file ends: segments are preallocated with zeros."""
-    return len(path.read_bytes().rstrip(b"\0"))
-
-
-def damage(node: NodeProcess, rng: random.Random) -> str:
-    """Change one place of one file of a stopped node; answers what was done."""
-    files = [
-        one for one in sorted(node.data_dir.iterdir()) if one.suffix != ".damaged" and used_bytes(one) > 0
-    ]
-    family = rng.choices(list(FAMILIES), weights=list(FAMILIES.values()))[0]
-    path = rng.choice([one for one in files if one.name.startswith(family)] or files)
-    offset = rng.randrange(used_bytes(path))
-    kind = rng.choice(KINDS)
-    with path.open("r+b") as file:
-        if kind == "cut":
-            file.truncate(offset)
-        else:
-            file.seek(offset)
-            old = file.read(1)[0]
-            file.seek(offset)
-            file.write(bytes([old ^ (1 << rng.randrange(8)) if kind == "flip" else 0]))
-    return f"{kind} {path.name} at {offset}"
-
-
-async def back_again(node: NodeProcess, log_from: int, seconds: float) -> str:
-    """How the damaged node came back: `repaired` (it said recovering and was fed), `mended alone` (the
-    other copy, or the older snapshot and the log, sufficed), `refused` (it ended), `stuck`."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if not node.running:
-            return "refused"
-        if await asyncio.to_thread(node.get, "/readyz?verbose") is not None:
-            said = node.log.read_bytes()[log_from:]
-            return "repaired" if b'"event": "recovering"' in said else "mended alone"
-        await asyncio.sleep(0.05)
-    return "stuck"
-
-
-async def equal_digests(cluster: Cluster, seconds: float = 20) -> bool:
-    """Equal indices have equal digests, and quiet nodes reach the same index (L3)."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        answers = [
-            await asyncio.to_thread(n.get, "/v1/cluster/digest?consistency=local") for n in cluster.running()
-        ]
-        seen = {(a["index"], a["digest"]) for a in answers if a}
-        if None not in answers and len(seen) == 1:
-            return True
-        if len({digest for _, digest in seen}) != len({index for index, _ in seen}):
-            return False  # two digests for one index
-        await asyncio.sleep(0.1)
-    return False
+def place(rng: random.Random, number: int, start: float) -> tuple[damage.Bytes, dict[str, Any]]:
+    """The `number`-th place: its fault and parameters."""
+    fault = damage.Bytes(f"place {number}", FAMILIES[number % len(FAMILIES)])
+    spread = (start + number * GOLDEN) % 1
+    parameters = fault.plan(rng, 3) | {"where": spread, "which": (spread * 7) % 1}
+    return fault, parameters
 
 
 async def drill(root: Path, places: int = 100, seed: int = 1) -> DamageReport:
+    """Raises `NotFired` when a node does not notice, or does not come back."""
     rng = random.Random(seed)
-    history = History()
-    report = DamageReport(history)
-    with Cluster(root, settings=SETTINGS) as cluster:
-        cluster.start_all()
-        cluster.wait_leader(30)
-        load = Load(cluster.apis, "damage", history)
+    start = rng.random()
+    report = DamageReport(History())
+    cluster = DrillCluster(root, settings=SETTINGS)
+    try:
+        await cluster.start()
+        await cluster.leader(READY_SECONDS)
+        load = Load(cluster.apis, "damage", report.history)
         await load.prepare()
         load.start(producers=1, workers=1)
         await asyncio.sleep(2)
-        for place in range(places):
-            node = rng.choice(cluster.nodes)
-            await asyncio.to_thread(node.stop)
-            what = damage(node, rng)
-            log_from = node.log.stat().st_size
-            node.start()
-            end = await back_again(node, log_from, 30)
-            print(f"place {place}: {node.id}: {what}: {end}", flush=True)
+        for number in range(places):
+            fault, parameters = place(rng, number, start)
+            evidence = await fault.fire(cluster, parameters)
+            (node, end), *_ = evidence["ends"].items()
+            what = evidence["damage"][node]
+            print(f"place {number}: {node}: {what}: {end['end']}", flush=True)
             report.places += 1
             report.kinds[what.split()[0]] += 1
-            report.ends[end] += 1
-            if end in ("refused", "stuck"):
-                print(node.last_lines(4), flush=True)
-                node.kill()
-                wipe(node)
-                node.start()
-                if await back_again(node, log_from, 30) == "stuck":
-                    report.ends["stuck"] += 1
-            await asyncio.to_thread(cluster.wait_ready)
+            report.ends[end["end"]] += 1
+            await fault.heal(cluster, parameters)
+            await all_ready(cluster)
         await load.stop()
         await load.drain(60)
         report.digests_equal = await equal_digests(cluster)
-        for node in cluster.nodes:
-            await asyncio.to_thread(node.stop)
+        held = [await cluster.ask(node, "/v1/queues/damage?consistency=local") for node in cluster.nodes]
+        report.queue_kept = [status for status, _ in held] == [200] * len(cluster.nodes)
+        await cluster.finish()
+    finally:
+        await cluster.close()
     return report
 
 
-def wipe(node: NodeProcess) -> None:
-    """What an operator does after a refusal: an empty directory, repaired by the leader (R5, R6)."""
-    for one in node.data_dir.iterdir():
-        one.unlink()
+async def all_ready(cluster: DrillCluster) -> None:
+    """Raises `TimeoutError` with what is missing."""
+    deadline = time.monotonic() + READY_SECONDS
+    while missing := await cluster.not_ready():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not ready within {READY_SECONDS:g} s: {'; '.join(missing)}")
+        await asyncio.sleep(0.05)
+
+
+async def equal_digests(cluster: DrillCluster, seconds: float = 20) -> bool:
+    """Quiet nodes reach the same index with the same digest (L3)."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = await cluster.at_rest()
+        if (
+            len(found) == len(cluster.nodes)
+            and len({(one["index"], one["digest"]) for one in found.values()}) == 1
+        ):
+            return True
+        await asyncio.sleep(0.1)
+    return False
 
 
 def main(argv: list[str]) -> int:
@@ -150,10 +114,11 @@ def main(argv: list[str]) -> int:
     began = time.monotonic()
     print(f"seed {seed}: python -m chaos.damage {places} {seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="trivet-damage-") as root:
-        report = asyncio.run(drill(Path(root), places, seed))
+        report = asyncio.run(drill(Path(root) / "run", places, seed))
     print(
         f"{report.places} damaged places ({dict(report.kinds)}) in {time.monotonic() - began:.0f} s · "
-        f"ends {dict(report.ends)} · digests equal: {report.digests_equal}\n{report.history.verdict()}"
+        f"ends {dict(report.ends)} · digests equal: {report.digests_equal} · queue kept: {report.queue_kept}\n"
+        f"{report.history.verdict()}"
     )
     return 0 if report.clean else 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from chaos.history import History
+from chaos.tally import History
 from trivet.client import Client
 from trivet.client.errors import ApiError, OutcomeUnknown, QueueNotFound
 from trivet.errors import Retry
@@ -37,6 +37,13 @@ class Load:
     async def stop(self) -> None:
         self.stopping.set()
         await asyncio.gather(*self.tasks)
+
+    async def abandon(self) -> None:
+        """End at once: calls under way stay unknown."""
+        self.stopping.set()
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
 
     def _ended(self, error: ApiError) -> None:
         if isinstance(error, OutcomeUnknown):

@@ -70,6 +70,7 @@ TEST = [
     pytest("house rules", "tests/house"),
     pytest("consensus", "tests/unit/consensus", cover=True),
     pytest("simulation: fixed seeds", "tests/simulation"),
+    pytest("crash points: a sample", "tests/crashpoints/test_sample.py"),
     pytest("machine: model, cuts, stories", "tests/machine", cover=True),
     pytest("storage", "tests/unit/storage", cover=True),
     pytest("machine and wire", "tests/unit/machine", "tests/unit/wire", cover=True),
@@ -83,6 +84,8 @@ TEST = [
     pytest("contract on three processes", "tests/acceptance/contract"),
     pytest("three nodes in one process", "tests/integration", alone=True),
     pytest("real processes", "tests/acceptance", "--ignore=tests/acceptance/contract", alone=True),
+    pytest("crash points: real processes", "tests/crashpoints/test_real.py", alone=True),
+    pytest("drills: plan, faults, judges", "tests/chaos", alone=True),
 ]
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +28,34 @@ class ClusterFailed(Exception):
 
 @dataclass
 class LocalNode:
-    """One node: where it is, and its process while it runs."""
+    """One node: where it is, and its process while it runs.
+
+    `environment` is added to that of its process; host, directory and environment may be changed until
+    the node is started.
+    """
 
     id: str
     api_port: int
     raft_port: int
     config: Path
     log: Path
+    data_dir: Path
+    host: str = "127.0.0.1"
+    environment: dict[str, str] = field(default_factory=dict)
     process: asyncio.subprocess.Process | None = None
 
     @property
+    def number(self) -> int:
+        """From 1."""
+        return int(self.id[1:])
+
+    @property
     def api(self) -> str:
-        return f"http://127.0.0.1:{self.api_port}"
+        return f"http://{self.host}:{self.api_port}"
 
     @property
     def raft(self) -> str:
-        return f"127.0.0.1:{self.raft_port}"
+        return f"{self.host}:{self.raft_port}"
 
     @property
     def pid(self) -> int | None:
@@ -56,24 +69,25 @@ class LocalNode:
         return {"id": self.id, "api": self.api, "raft": self.raft, "pid": self.pid}
 
 
-def free_base_port(count: int) -> int:
-    """A base port whose `2 * count` ports are free now. Raises `ClusterFailed`.
+def free_base_port(count: int, hosts: Iterable[str] = ("127.0.0.1",)) -> int:
+    """A base port whose `2 * count` ports are free now on all `hosts`. Raises `ClusterFailed`.
 
     Below the kernel's ephemeral range (from 32768): a port of a node that is down could else become the
     source port of somebody's connection, and the node could not come back.
     """
     picker = random.SystemRandom()
+    places = list(hosts)
     for _ in range(200):
         base = picker.randrange(10_000, 32_000, 20)
-        if all(_is_free(base + n) for n in range(2 * count)):
+        if all(_is_free(host, base + n) for host in places for n in range(2 * count)):
             return base
     raise ClusterFailed(f"no {2 * count} free ports in a row")
 
 
-def _is_free(port: int) -> bool:
+def _is_free(host: str, port: int) -> bool:
     with socket.socket() as probe:
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except OSError:
             return False
     return True
@@ -116,6 +130,7 @@ class LocalCluster:
                 base_port + 2 * i + 1,
                 directory / f"n{i + 1}.toml",
                 directory / f"n{i + 1}.log",
+                directory.absolute() / f"n{i + 1}",
             )
             for i in range(count)
         ]
@@ -139,9 +154,9 @@ class LocalCluster:
         members = [f"{node.id}={node.raft}" for node in self.nodes] if len(self.nodes) > 1 else []
         for node in self.nodes:
             sections: dict[str, dict[str, Any]] = {
-                "node": {"id": node.id, "data_dir": str(self.directory.absolute() / node.id)},
+                "node": {"id": node.id, "data_dir": str(node.data_dir)},
                 "cluster": {"members": members, "bootstrap": True},
-                "api": {"listen": f"127.0.0.1:{node.api_port}"},
+                "api": {"listen": f"{node.host}:{node.api_port}"},
                 "log": {"format": "json"},
             }
             node.config.write_text(toml_of(sections), encoding="utf-8")
@@ -169,23 +184,30 @@ class LocalCluster:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**environment, **self._environment},
+                env={**environment, **self._environment, **node.environment},
                 start_new_session=True,  # a Ctrl-C in the terminal is ours to pass on
             )
 
     async def kill(self, node: LocalNode, signal_number: int = signal.SIGKILL) -> int:
         """Send the signal and wait for the process to end; its return code."""
         assert node.process is not None
-        if node.is_running:
-            node.process.send_signal(signal_number)
+        self.signal(node, signal_number)
         return await node.process.wait()
+
+    def signal(self, node: LocalNode, number: int) -> None:
+        """Send it, unless the process has ended.
+
+        Not by `send_signal`: that looks first whether the process has ended, and would take the exit code
+        away from the one who waits for it."""
+        if node.is_running and node.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(node.pid, number)
 
     async def stop(self, grace_s: float = 8.0) -> dict[str, int]:
         """SIGTERM to all, SIGKILL to who still runs after `grace_s`. Return codes by node."""
         running = [node for node in self.nodes if node.is_running]
         for node in running:
-            assert node.process is not None
-            node.process.terminate()
+            self.signal(node, signal.SIGTERM)
         codes: dict[str, int] = {}
         try:
             async with asyncio.timeout(grace_s):

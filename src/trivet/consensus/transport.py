@@ -12,6 +12,7 @@ nothing arrived for 1.2 s is ended, and the kernel gives up unacknowledged data 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import random
 import socket
 from collections.abc import Callable, Mapping
@@ -98,6 +99,7 @@ class PeerLinks:
         self._all: set[_Link] = set()
         self._dirty: dict[_Link, None] = {}
         self._server: asyncio.Server | None = None
+        self._listen_host = ""
         self._dialers: list[asyncio.Task[None]] = []
         self._check: asyncio.TimerHandle | None = None
         self._checked_at = 0.0
@@ -107,8 +109,10 @@ class PeerLinks:
     # --- life -------------------------------------------------------------------------------------------
 
     async def start(self, listen: tuple[str, int]) -> None:
-        """Binds and begins to dial. Raises `OSError` if the address is taken."""
+        """Binds and begins to dial, from the same address if that is a concrete one: a firewall then sees
+        which member speaks. Raises `OSError` if the address is taken."""
         loop = asyncio.get_running_loop()
+        self._listen_host = listen[0]
         self._server = await loop.create_server(lambda: _Link(self, None), *listen, reuse_address=True)
         for peer in sorted(self.addresses):
             if peer < self.node_id:
@@ -205,9 +209,11 @@ class PeerLinks:
     async def _connect(self, loop: asyncio.AbstractEventLoop, peer: str) -> bool:
         """True if a link came up (it may be down again)."""
         link = _Link(self, peer)
+        host, port = self.addresses[peer]
+        source = (self._listen_host, 0) if _can_dial_from(self._listen_host, host) else None
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                await loop.create_connection(lambda: link, *self.addresses[peer])
+                await loop.create_connection(lambda: link, host, port, local_addr=source)
         except (OSError, TimeoutError):
             return False
         await link.settled.wait()
@@ -409,6 +415,23 @@ class _Link(asyncio.Protocol):
             self._transport.abort()
         self.settled.set()
         self._owner._closed(self, reason, quiet)
+
+
+def _can_dial_from(listen: str, peer: str) -> bool:
+    """`listen` is one address of one interface (no name, not "all"), and `peer` no literal of the other
+    family."""
+    source = _literal(listen)
+    target = _literal(peer)
+    if source is None or source.is_unspecified:
+        return False
+    return target is None or target.version == source.version
+
+
+def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None  # a name
 
 
 def _address_of(transport: asyncio.Transport) -> str:
