@@ -45,7 +45,8 @@ DOORS = {
 }
 MACHINE_MAY_IMPORT = {
     "__future__", "abc", "base64", "binascii", "bisect", "collections", "dataclasses", "enum", "functools",
-    "hashlib", "heapq", "itertools", "msgspec", "operator", "trivet", "typing",
+    "hashlib", "heapq", "itertools", "msgspec", "operator",
+    "struct", "trivet", "typing",
 }  # fmt: skip
 LINES_MAX = 500
 

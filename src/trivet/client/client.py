@@ -301,6 +301,8 @@ class Client(Admin, Effects):
 
 def ack_item(lease: Lease | str, result: Any, effects: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     item: dict[str, Any] = {"lease_token": token_of(lease)}
+    if result is None and not effects and (isinstance(lease, str) or not lease.effects):
+        return item
     if result is not None:
         item["result"] = result
     done = [*effects, *(lease.effects if isinstance(lease, Lease) else ())]

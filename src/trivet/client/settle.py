@@ -25,9 +25,10 @@ def item_error(result: dict[str, Any], results: Sequence[dict[str, Any]]) -> Api
 
 def raise_refused(results: Sequence[dict[str, Any]]) -> None:
     """R35: a per-item refusal inside a 200 raises. A stale lease outranks the other reasons."""
-    errors = [error for one in results if (error := item_error(one, results)) is not None]
-    if not errors:
+    refused = [one for one in results if one.get("status") not in GOOD]
+    if not refused:
         return
+    errors = [error for one in refused if (error := item_error(one, results)) is not None]
     first = next((one for one in errors if isinstance(one, StaleLease)), errors[0])
     if len(results) > 1:
         first.detail = f"{first.detail} ({len(errors)} of {len(results)} items refused)"

@@ -63,7 +63,16 @@ class Reads:
         if self._confirmed:
             self._answer()
 
+    def entry_applied(self) -> None:
+        """Between two entries: what is confirmed is answered now, the next entry may be open for long."""
+        if self._confirmed:
+            self._answer()
+
     def _answer(self) -> None:
+        """Nothing while an entry is half applied, not even to reads of an earlier index: they look at the
+        state as it is (R25)."""
+        if not self._engine.applying.between_entries:
+            return
         applied = self._engine.applied_index
         while self._confirmed and self._confirmed[0].index <= applied:
             for done in self._confirmed.pop(0).reads:

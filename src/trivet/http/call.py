@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from hashlib import blake2b
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -91,10 +91,12 @@ class Call:
 
     def fingerprint(self, command: Command, *more: Any) -> bytes:
         """16 bytes of method, path and content: the same whatever the codec and whitespace (R12)."""
-        told = blake2b(digest_size=16)
-        told.update(f"{self.route.method} {self.path}\n".encode())
-        told.update(_command_bytes((command, *more)))
-        return told.digest()
+        return self._fingerprint(_command_bytes((command, *more)))
+
+    def _fingerprint(self, content: bytes) -> bytes:
+        told = sha256(f"{self.route.method} {self.path}\n".encode())
+        told.update(content)
+        return told.digest()[:16]
 
     def machine_request(self, command: Command) -> Request:
         if self.key is None:
@@ -103,8 +105,14 @@ class Call:
 
     # --- through the broker -------------------------------------------------------------------------
 
-    async def submit(self, command: Command, show: Show | None = None) -> Committed:
-        return await self.services.broker.submit(self.machine_request(command), show)
+    async def submit(self, command: Command, show: Show | None = None, *, plain: bool = False) -> Committed:
+        """`plain`: the command holds no map, so the bytes of the log are those of its fingerprint, too."""
+        if not plain or self.key is None:
+            return await self.services.broker.submit(self.machine_request(command), show)
+        # A list of the command alone, as `fingerprint` makes it.
+        return await self.services.broker.submit_plain(
+            command, self.key, lambda data: self._fingerprint(b"\x91" + data), show
+        )
 
     async def look(self, view: Callable[[Machine], T]) -> T:
         """A read at the consistency asked for."""

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import UNSET, UnsetType
 
 from trivet.errors import TrivetError, invalid
-from trivet.http import build, content, render
+from trivet.http import build, bulk, content, render
 from trivet.http import schema as s
 from trivet.http.call import Call, Reply
 from trivet.http.codec import BIG_BYTES, MSGPACK, Codec
@@ -16,9 +16,10 @@ from trivet.http.queues import after_message, list_limit, name_of
 from trivet.http.routing import query_int
 from trivet.limits import ANSWER_BYTES_MAX, LEASE_QUEUES_MAX, WAIT_MS_MAX
 from trivet.machine import views
-from trivet.machine.commands import Cancel, Command, Draft, Enqueue, Lease, PatchMessage, Progress
+from trivet.machine.commands import Ack, Cancel, Command, Draft, Enqueue, Lease, PatchMessage, Progress
 from trivet.machine.ids import decode_token, message_id
 from trivet.machine.replies import Enqueued, Leased, MessageChanged, SettledAll
+from trivet.node.broker import Committed
 from trivet.node.waiters import Ask, queue_not_found
 
 STATES = ("blocked", "delayed", "ready", "leased", "done", "dead", "cancelled")
@@ -41,6 +42,12 @@ _NOTHING = Codec(s.In)
 async def enqueue(call: Call) -> Reply:
     name = name_of(call)
     broker = call.services.broker
+    quick = bulk.drafts(call.body, call.media)
+    if quick is not None:
+        drafts, request_id = quick
+        call.take_key(request_id)
+        committed = await call.submit(Enqueue(name, drafts, broker.auto_create_queues), plain=True)
+        return _enqueued(call, committed)
     given: s.EnqueueIn | s.EnqueuePartsIn
     if len(call.body) > BIG_BYTES:
         given, drafts = await _enqueue_in_parts(call)
@@ -53,10 +60,13 @@ async def enqueue(call: Call) -> Reply:
         if given.messages is UNSET and error.field is not None:
             error.field = error.field.removeprefix("/messages/0")
         raise
+    return _enqueued(call, committed)
+
+
+def _enqueued(call: Call, committed: Committed) -> Reply:
     reply = committed.answer.reply
     assert isinstance(reply, Enqueued)
-    told = {"messages": [render.enqueued(one, call.accept) for one in reply.messages]}
-    return call.written(committed, told, 201)
+    return call.written(committed, {"messages": bulk.enqueued(reply.messages, call.accept)}, 201)
 
 
 async def _enqueue_in_parts(call: Call) -> tuple[s.EnqueuePartsIn, tuple[Draft, ...]]:
@@ -145,7 +155,7 @@ async def _lease(call: Call, given: s.LeaseIn, names: tuple[str, ...]) -> Reply:
         return call.reply(200, nothing)
     reply = committed.answer.reply
     assert isinstance(reply, Leased)
-    told: dict[str, Any] = {"messages": [_leased(one, call.accept) for one in committed.shown]}
+    told: dict[str, Any] = {"messages": bulk.leased(committed.shown, call.accept)}
     told["now_ms"] = reply.now_ms
     if committed.answer.repeated:
         told["lost"] = reply.lost
@@ -155,16 +165,16 @@ async def _lease(call: Call, given: s.LeaseIn, names: tuple[str, ...]) -> Reply:
     return call.written(committed, told)
 
 
-def _leased(shown: dict[str, Any], media: str) -> dict[str, Any]:
-    # A copy: callers that share a parked poll (a repeat beside its first) share what it shows.
-    return render.message({"headers": {}, "group": None, **shown}, media)
-
-
 # --- settling -----------------------------------------------------------------------------------------
 
 
 async def ack(call: Call) -> Reply:
     broker = call.services.broker
+    quick = bulk.acks(call.body, call.media)
+    if quick is not None:
+        items, request_id = quick
+        call.take_key(request_id)
+        return await _settle(call, Ack(items, (), broker.auto_create_queues), plain=True)
     command = build.ack(
         call.decode(_ACK),
         typed=call.typed,
@@ -186,13 +196,13 @@ async def release(call: Call) -> Reply:
     return await _settle(call, build.release(call.decode(_RELEASE)))
 
 
-async def _settle(call: Call, command: Command) -> Reply:
-    committed = await call.submit(command)
+async def _settle(call: Call, command: Command, *, plain: bool = False) -> Reply:
+    committed = await call.submit(command, plain=plain)
     reply = committed.answer.reply
     assert isinstance(reply, SettledAll)
-    told: dict[str, Any] = {"results": [render.settled(one) for one in reply.results]}
+    told: dict[str, Any] = {"results": bulk.settled(reply.results, call.accept)}
     if reply.messages is not None:
-        told["messages"] = [render.enqueued(one, call.accept) for one in reply.messages]
+        told["messages"] = bulk.enqueued(reply.messages, call.accept)
     return call.written(committed, told)
 
 

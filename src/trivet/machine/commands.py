@@ -5,6 +5,8 @@ Fields are only ever added at the end, with a default; a changed meaning raises 
 Everything here was validated at the edge (types, lengths, ranges of `limits.py`); the machine
 checks again only what depends on its state.
 
+`gc=False`: what a command is made of by the thousand holds no cycles, and the collector need not look at it.
+
 Bodies and results are raw bytes: `codec` says whether they are compact JSON text or plain bytes (R30).
 """
 
@@ -50,7 +52,7 @@ class QueueConfig(Struct, array_like=True, frozen=True):
     max_leased_per_group: int = 1
 
 
-class Extras(Struct, array_like=True, frozen=True):
+class Extras(Struct, array_like=True, frozen=True, gc=False):
     """The rarer fields of a message: most messages have none of them."""
 
     run_id: str | None = None
@@ -67,7 +69,7 @@ class Extras(Struct, array_like=True, frozen=True):
     retention_ms: int | None = None
 
 
-class Draft(Struct, array_like=True, frozen=True):
+class Draft(Struct, array_like=True, frozen=True, gc=False):
     """A message as its producer wrote it."""
 
     body: bytes = b"null"
@@ -84,14 +86,14 @@ class Draft(Struct, array_like=True, frozen=True):
     extras: Extras | None = None
 
 
-class Token(Struct, array_like=True, frozen=True):
+class Token(Struct, array_like=True, frozen=True, gc=False):
     """A lease or effect token, taken apart: base64url(fence ‖ mac) outside (R13)."""
 
     fence: int
     mac: bytes
 
 
-class EffectDone(Struct, array_like=True, frozen=True):
+class EffectDone(Struct, array_like=True, frozen=True, gc=False):
     """An effect that commits with an ack (R27). `token` None: by the lease's own grant or never begun."""
 
     effect_id: str
@@ -99,25 +101,25 @@ class EffectDone(Struct, array_like=True, frozen=True):
     token: Token | None = None
 
 
-class AckItem(Struct, array_like=True, frozen=True):
+class AckItem(Struct, array_like=True, frozen=True, gc=False):
     token: Token | None  # None: malformed at the edge, answered `not_found`
     result: bytes | None = None  # compact JSON
     effects: tuple[EffectDone, ...] = ()
 
 
-class NackItem(Struct, array_like=True, frozen=True):
+class NackItem(Struct, array_like=True, frozen=True, gc=False):
     token: Token | None
     error: str | None = None
     delay_ms: int | None = None  # None: the backoff decides
     dead_letter: bool = False
 
 
-class ExtendItem(Struct, array_like=True, frozen=True):
+class ExtendItem(Struct, array_like=True, frozen=True, gc=False):
     token: Token | None
     lease_ms: int | None = None  # None: message's, else queue's
 
 
-class EnqueueTo(Struct, array_like=True, frozen=True):
+class EnqueueTo(Struct, array_like=True, frozen=True, gc=False):
     """One message of an ack-with-enqueue, with its queue."""
 
     queue: str

@@ -6,13 +6,20 @@ a reply and changes nothing; an exception means a broken invariant, and ends the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from trivet.limits import REQUEST_IDS_MAX, REQUEST_REPLIES_BYTES_MAX, REQUEST_WINDOW_MS, SETTLE_WINDOW_MS
+from trivet.limits import (
+    REQUEST_IDS_MAX,
+    REQUEST_REPLIES_BYTES_MAX,
+    REQUEST_WINDOW_MS,
+    SETTLE_WINDOW_MS,
+    SETTLED_TOKENS_MAX,
+)
 from trivet.machine import (
     admin,
     changes,
@@ -28,7 +35,7 @@ from trivet.machine import (
 )
 from trivet.machine.commands import MACHINE_VERSION, EffectBegin, Request
 from trivet.machine.effects import EntryEffects
-from trivet.machine.order import Fifo, Index, LazyHeap
+from trivet.machine.order import Fifo, Index, LazyHeap, Storage
 from trivet.machine.persistent import (
     EffectData,
     Header,
@@ -66,6 +73,7 @@ W = TypeVar("W", Message, KeyRecord, EffectRecord)
 
 RETAINED_OVERHEAD = 512  # what a kept message counts besides its bytes
 TRASH_PER_ENTRY = 4096
+MANY = 4096  # stale deadlines that are always allowed: batches of several consumers end in any order
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_reply = msgspec.msgpack.Decoder(Reply).decode
@@ -138,13 +146,13 @@ class Machine:
         self.effect_fences: NumberTable[EffectRecord] = NumberTable()
         self.lease_effects: NumberTable[dict[int, EffectRecord]] = NumberTable()
         self.dependents: NumberTable[Index[Message]] = NumberTable()
-        self.deadlines: LazyHeap[Message | KeyRecord | EffectRecord] = LazyHeap(CURRENT_WAKE)
-        self.lease_deadlines: LazyHeap[Message | KeyRecord | EffectRecord] = LazyHeap(CURRENT_WAKE)
+        self.deadlines: LazyHeap[Message | KeyRecord | EffectRecord] = LazyHeap(CURRENT_WAKE, MANY)
+        self.lease_deadlines: LazyHeap[Message | KeyRecord | EffectRecord] = LazyHeap(CURRENT_WAKE, MANY)
         self.retained: LazyHeap[Message] = LazyHeap(CURRENT_END)
         self.retained_bytes = 0
         self.reply_bytes = 0  # of `replies`
         # neither: storage that waits to be freed in small pieces, the open walk, the current entry
-        self.trash: list[list[Any]] = []
+        self.trash: list[Storage] = []
         self.walk: WalkPort | None = None
         self.walk_mark = 0
         self.walk_count = 0
@@ -253,14 +261,15 @@ class Machine:
 
     def trim_settled(self, most: int) -> int:
         """Drop at most `most` settled tokens whose window is over (R14); answers how many."""
-        dropped = 0
-        while dropped < most:
-            oldest = self.settled.oldest()
-            if oldest is None or oldest.at_ms + SETTLE_WINDOW_MS > self.clock_ms:
-                break
-            self.settled.drop_oldest()
-            dropped += 1
-        return dropped
+        return self.settled.drop_older(self.clock_ms - SETTLE_WINDOW_MS, most)
+
+    def remember_settled(self, fences: Sequence[int], records: Sequence[SettledToken]) -> None:
+        """Keep how leases ended, for repeats (R14); at the cap the oldest are forgotten before their time."""
+        self.trim_settled(2 * len(records))
+        self.settled.extend(fences, records)
+        for _ in range(len(self.settled) - SETTLED_TOKENS_MAX):
+            if self.settled.drop_oldest().at_ms + SETTLE_WINDOW_MS > self.clock_ms:
+                self.settled_forgotten += 1
 
     # --- counters ---------------------------------------------------------------------------------
 
@@ -334,7 +343,11 @@ class Machine:
         while self.trash and left > 0:
             entries = self.trash[-1]
             size = len(entries)
-            del entries[-left:]
+            if isinstance(entries, deque):
+                for _ in range(min(size, left)):
+                    entries.pop()
+            else:
+                del entries[-left:]
             left -= size
             if not entries:
                 self.trash.pop()

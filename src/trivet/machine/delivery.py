@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trivet.limits import EXPIRE_BATCH_MAX
-from trivet.machine import ids, transitions
+from trivet.machine import bulk, ids, transitions
 from trivet.machine.commands import Extend, Lease, Progress
 from trivet.machine.persistent import LeaseInfo, ProgressNote
 from trivet.machine.replies import Grant, Leased, MessageChanged, Refusal, Settled, SettledAll
@@ -53,6 +53,9 @@ def _lease_from(m: Machine, queue: Queue, command: Lease, grants: list[Grant], b
     wanted = command.max_messages - len(grants)
     if config.max_leased is not None:
         wanted = min(wanted, config.max_leased - queue.counts[LEASED])
+    wanted, bytes_left = bulk.lease(m, queue, command, grants, bytes_left, wanted)
+    if bytes_left <= 0:
+        return 0
     overdue_left = EXPIRE_BATCH_MAX
     while wanted > 0:
         entry = ready.peek()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trivet.limits import ANSWER_BYTES_MAX, KEYS_PER_QUEUE_MAX, QUEUES_MAX
-from trivet.machine import admin, keys, transitions
+from trivet.machine import admin, bulk, keys, transitions
 from trivet.machine.commands import Draft, Enqueue
 from trivet.machine.replies import Enqueued, EnqueuedOne, Refusal
 from trivet.machine.state import (
@@ -64,6 +64,9 @@ def enqueue(m: Machine, command: Enqueue) -> Enqueued | Refusal:
     """All drafts or none. Refuses `queue_not_found`, `too_many_queues`, `queue_paused`, `queue_full`,
     `idempotency_conflict`, `message_not_found` (a dependency)."""
     queue = m.queues.get(command.queue)
+    made = None if queue is None else bulk.enqueue(m, queue, command.drafts)
+    if made is not None:
+        return Enqueued(made)
     if queue is not None and _is_plain(queue, command.drafts):
         return Enqueued(tuple([_create(m, queue, draft) for draft in command.drafts]))
     entries = [(command.queue, draft) for draft in command.drafts]

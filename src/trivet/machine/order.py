@@ -8,94 +8,159 @@ is done a few entries at a time (contract 4).
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import heappop, heappush
-from typing import Any, Generic, TypeVar
+from operator import attrgetter
+from typing import Any, Generic, TypeVar, cast
 
-from trivet.machine.tables import Table
+from trivet.machine.tables import NumberTable, Table
 
 R = TypeVar("R")
 K = TypeVar("K", int, str)
 
+Storage = list[Any] | deque[Any]
+
 SLACK = 64
 MIGRATE_STEP = 4
+SPILL = 8
 CHUNK = 512
+
+_AT_MS = attrgetter("at_ms")
 
 
 class LazyHeap(Generic[R]):
     """A priority queue of records by an integer key; smallest key first.
 
-    An entry counts while ``current(record) == key``; everything else in the heap is stale. A key belongs
+    An entry counts while ``current(record) == key``; everything else in here is stale. A key belongs
     to one record only (or the records have an order of their own). To move a record, give it another current key
     and `push` it again after `drop`; to remove it, give it a key that is never used (0) and `drop`.
 
-    ``live`` counts the records that count. Stale entries are at most about as many as live ones: beyond
-    that the heap moves to a new list, `MIGRATE_STEP` entries for each push.
+    Most keys come in ascending order (places, deadlines of equal leases): those wait in `run`, a plain queue,
+    and only the others need the heap. ``live`` counts the records that count. What is stale at the front of the
+    run leaves as records are dropped; in all, stale entries are at most about as many as live ones: beyond that
+    all of it becomes old and moves to a new run and heap, `MIGRATE_STEP` entries for each push.
     """
 
-    __slots__ = ("_current", "_heap", "_old", "live")
+    __slots__ = ("_current", "_heap", "_old", "_old_run", "live", "run", "slack")
 
-    def __init__(self, current: Callable[[R], int]) -> None:
+    def __init__(self, current: Callable[[R], int], slack: int = SLACK) -> None:
+        """`slack`: stale entries that are always allowed. A heap of which there is one may have many."""
         self._current = current
+        self.slack = slack
+        self.run: deque[tuple[int, R]] = deque()  # ascending keys
         self._heap: list[tuple[int, R]] = []
         self._old: list[tuple[int, R]] = []
+        self._old_run: deque[tuple[int, R]] = deque()
         self.live = 0
+
+    @property
+    def only_run(self) -> bool:
+        """Everything that counts is in `run`."""
+        return not (self._heap or self._old or self._old_run)
 
     def push(self, key: int, record: R) -> None:
         """Add `record`, whose current key is `key` already."""
-        heap = self._heap
-        heappush(heap, (key, record))
         self.live += 1
-        if self._old:
+        run = self.run
+        if run and key <= run[-1][0] and len(run) <= SPILL:
+            self._spill()
+        if not run or key > run[-1][0]:
+            run.append((key, record))
+        else:
+            heappush(self._heap, (key, record))
+        if self._old or self._old_run:
             self._migrate()
-        elif len(heap) > 2 * self.live + SLACK:
-            self._old = heap
-            self._heap = []
+        elif len(run) + len(self._heap) > 2 * self.live + self.slack:
+            self._renew()
 
-    def drop(self) -> None:
-        """One record stopped counting: its current key was changed."""
-        self.live -= 1
+    def _spill(self) -> None:
+        """A few high keys do not keep all later ones from the run: they go into the heap."""
+        while self.run:
+            heappush(self._heap, self.run.popleft())
+
+    def push_run(self, keys: Sequence[int], records: Sequence[R]) -> None:
+        """`push` each; the keys, at least one, ascend."""
+        run = self.run
+        if self._old or self._old_run or (run and keys[0] <= run[-1][0]):
+            for key, record in zip(keys, records, strict=True):
+                self.push(key, record)
+            return
+        run.extend(zip(keys, records, strict=True))
+        self.live += len(keys)
+        if len(run) + len(self._heap) > 2 * self.live + self.slack:
+            self._renew()
+
+    def drop(self, count: int = 1) -> None:
+        """So many records stopped counting: their current key was changed."""
+        self.live -= count
+        run, current = self.run, self._current
+        for _ in range(2 * count):
+            if not run:
+                return
+            key, record = run[0]
+            if current(record) == key:
+                return
+            run.popleft()
+
+    def _renew(self) -> None:
+        self._old, self._old_run = self._heap, self.run
+        self._heap, self.run = [], deque()
 
     def _migrate(self) -> None:
-        # The last leaf of a heap can be taken without breaking the heap.
-        old, heap, current = self._old, self._heap, self._current
-        for _ in range(min(MIGRATE_STEP, len(old))):
-            entry = old.pop()
+        # The last leaf of a heap, and the first entry of a run, can be taken without breaking it.
+        old, old_run, heap, current = self._old, self._old_run, self._heap, self._current
+        for _ in range(MIGRATE_STEP):
+            if old:
+                entry = old.pop()
+            elif old_run:
+                entry = old_run.popleft()
+            else:
+                return
             if current(entry[1]) == entry[0]:
                 heappush(heap, entry)
 
-    def _settle(self, heap: list[tuple[int, R]]) -> None:
-        current = self._current
-        while heap:
-            key, record = heap[0]
-            if current(record) == key:
-                return
-            heappop(heap)
-
     def peek(self) -> tuple[int, R] | None:
         """The smallest entry that counts. It stays."""
-        heap, old = self._heap, self._old
-        self._settle(heap)
-        if old:
-            self._settle(old)
-            if old and (not heap or old[0] < heap[0]):
-                return old[0]
-        return heap[0] if heap else None
+        current = self._current
+        best: tuple[int, R] | None = None
+        for run in (self.run, self._old_run):
+            while run:
+                key, record = entry = run[0]
+                if current(record) == key:
+                    if best is None or entry < best:
+                        best = entry
+                    break
+                run.popleft()
+        for heap in (self._heap, self._old):
+            while heap:
+                key, record = entry = heap[0]
+                if current(record) == key:
+                    if best is None or entry < best:
+                        best = entry
+                    break
+                heappop(heap)
+        return best
 
     def first_key(self) -> int | None:
         """The key of `peek`, or None when empty."""
         entry = self.peek()
         return None if entry is None else entry[0]
 
-    def take_storage(self) -> list[list[tuple[int, R]]]:
-        """Empty the heap at once and hand out its lists, so that they can be freed a little at a time."""
-        lists = [entries for entries in (self._heap, self._old) if entries]
-        self._heap, self._old, self.live = [], [], 0
-        return lists
+    def take_storage(self) -> list[Storage]:
+        """Empty the heap at once and hand out its parts, so that they can be freed a little at a time."""
+        parts: list[Storage] = [part for part in (self.run, self._heap, self._old, self._old_run) if part]
+        self.run, self._heap, self._old, self._old_run, self.live = deque(), [], [], deque(), 0
+        return parts
+
+    def entries(self) -> Iterator[tuple[int, R]]:
+        """All that is held, stale or not, in no order: for checks."""
+        for part in (self.run, self._heap, self._old, self._old_run):
+            yield from part
 
     def stored(self) -> int:
         """Entries held, stale ones too (a bound to test, not a count of anything)."""
-        return len(self._heap) + len(self._old)
+        return len(self.run) + len(self._heap) + len(self._old) + len(self._old_run)
 
 
 class Index(Generic[R]):
@@ -132,6 +197,25 @@ class Index(Generic[R]):
             return
         self._insert(number, record)
 
+    def add_run(self, first: int, records: Sequence[R]) -> None:
+        """Add records under consecutive numbers from `first`, above all that are or were in use."""
+        assert not self._maxes or first > self._maxes[-1]
+        self.live += len(records)
+        done = 0
+        while done < len(records):
+            if not self._maxes or len(self._numbers[-1]) >= CHUNK:
+                self._maxes.append(0)
+                self._numbers.append([])
+                self._records.append([])
+                self._lives.append(0)
+            part = records[done : done + CHUNK - len(self._numbers[-1])]
+            above = first + done + len(part)
+            self._numbers[-1].extend(range(first + done, above))
+            self._records[-1].extend(part)
+            self._lives[-1] += len(part)
+            self._maxes[-1] = above - 1
+            done += len(part)
+
     def _insert(self, number: int, record: R) -> None:
         at = bisect_left(self._maxes, number)
         numbers, records = self._numbers[at], self._records[at]
@@ -163,9 +247,37 @@ class Index(Generic[R]):
         inside = bisect_left(self._numbers[at], number)
         assert self._numbers[at][inside] == number and records[inside] is not None
         records[inside] = None
-        self.live -= 1
-        self._lives[at] -= 1
-        if self._lives[at] * 4 <= len(records):
+        self._lose(at, 1)
+
+    def discard_many(self, numbers: Iterable[int]) -> None:
+        """`discard` each; cheapest when they ascend."""
+        below = above = -1  # the numbers of the chunk at hand are above `below` and at most `above`
+        at = inside = count = 0
+        chunk: list[int] = []
+        records: list[R | None] = []
+        for number in numbers:
+            if not below < number <= above:
+                if count:
+                    self._lose(at, count)
+                    count = 0
+                at = bisect_left(self._maxes, number)
+                below, above = self._maxes[at - 1] if at else -1, self._maxes[at]
+                chunk, records = self._numbers[at], self._records[at]
+                inside = bisect_left(chunk, number)
+            else:
+                inside += 1
+                if inside >= len(chunk) or chunk[inside] != number:
+                    inside = bisect_left(chunk, number)
+            assert chunk[inside] == number and records[inside] is not None
+            records[inside] = None
+            count += 1
+        if count:
+            self._lose(at, count)
+
+    def _lose(self, at: int, count: int) -> None:
+        self.live -= count
+        self._lives[at] -= count
+        if self._lives[at] * 4 <= len(self._records[at]):
             self._tidy(at)
 
     def _tidy(self, at: int) -> None:
@@ -245,6 +357,40 @@ class Fifo(Generic[K, R]):
             chunks[-1].append(record)
         else:
             chunks.append([record])
+
+    def extend(self, keys: Sequence[int], records: Sequence[R]) -> None:
+        """`append` each; `keys` are theirs and have never been in here before."""
+        cast("NumberTable[R]", self._by_key).add_many(keys, records)
+        self._length += len(records)
+        chunks = self._chunks
+        done = 0
+        while done < len(records):
+            if not chunks or len(chunks[-1]) >= CHUNK:
+                chunks.append([])
+            room = CHUNK - len(chunks[-1])
+            chunks[-1].extend(records[done : done + room])
+            done += room
+
+    def drop_older(self, at_ms: int, most: int) -> int:
+        """Drop at most `most` of the oldest whose `at_ms` is not above this one; answers how many. For numbered
+        records whose `at_ms` never fall and whose keys were never in here twice."""
+        table = cast("NumberTable[R]", self._by_key)
+        dropped = 0
+        while dropped < most and self._chunks:
+            chunk, head = self._chunks[0], self._head
+            end = min(len(chunk), head + most - dropped)
+            if _AT_MS(chunk[end - 1]) > at_ms:
+                end = bisect_right(chunk, at_ms, head, end, key=_AT_MS)
+                most = 0  # the last piece
+            if end > head:
+                table.remove_many(cast(list[int], [self._key(record) for record in chunk[head:end]]))
+                dropped += end - head
+                self._length -= end - head
+                self._head = end
+            if self._head == len(chunk):
+                del self._chunks[0]
+                self._head = 0
+        return dropped
 
     def oldest(self) -> R | None:
         return self._chunks[0][self._head] if self._chunks else None

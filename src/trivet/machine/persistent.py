@@ -77,7 +77,7 @@ class StoredReply(Struct, array_like=True, frozen=True, gc=False):
     reply: bytes
 
 
-class SettledToken(Struct, array_like=True, frozen=True):
+class SettledToken(Struct, array_like=True, frozen=True, gc=False):
     """A lease ended by ack, nack or release, and its first answer (R14)."""
 
     fence: int

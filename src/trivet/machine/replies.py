@@ -33,7 +33,7 @@ class QueueSaved(Struct, array_like=True, frozen=True, tag=3):
     revision: int
 
 
-class EnqueuedOne(Struct, array_like=True, frozen=True):
+class EnqueuedOne(Struct, array_like=True, frozen=True, gc=False):
     """`state` is the first message's state now when `duplicate`, with its result if it is finished."""
 
     message: int
@@ -46,7 +46,7 @@ class Enqueued(Struct, array_like=True, frozen=True, tag=4):
     messages: tuple[EnqueuedOne, ...]
 
 
-class Grant(Struct, array_like=True, frozen=True):
+class Grant(Struct, array_like=True, frozen=True, gc=False):
     message: int
     fence: int
     mac: bytes
@@ -62,7 +62,7 @@ class Leased(Struct, array_like=True, frozen=True, tag=5):
     lost: int = 0
 
 
-class Settled(Struct, array_like=True, frozen=True):
+class Settled(Struct, array_like=True, frozen=True, gc=False):
     """One item's answer. `status`: acked | nacked | dead | extended | released | stale_lease | not_found,
     or a refusal's code when an ack's effect was refused (R27)."""
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from trivet.limits import ERROR_BYTES_MAX, SETTLE_WINDOW_MS, SETTLED_TOKENS_MAX
-from trivet.machine import ids, intake, ledger, transitions
+from trivet.limits import ERROR_BYTES_MAX, SETTLE_WINDOW_MS
+from trivet.machine import bulk, ids, intake, ledger, transitions
 from trivet.machine.commands import Ack, AckItem, Nack, NackItem, Release, Token
 from trivet.machine.persistent import SettledToken
 from trivet.machine.replies import EnqueuedOne, Refusal, Settled, SettledAll
@@ -63,11 +63,7 @@ def answer_ended(m: Machine, token: Token | None, verb: str) -> Settled:
 
 
 def _remember(m: Machine, fence: int, message: Message, answer: Settled) -> None:
-    m.trim_settled(2)
-    if len(m.settled) >= SETTLED_TOKENS_MAX:
-        if m.settled.drop_oldest().at_ms + SETTLE_WINDOW_MS > m.clock_ms:
-            m.settled_forgotten += 1
-    m.settled.append(SettledToken(fence, message.number, m.clock_ms, answer))
+    m.remember_settled((fence,), (SettledToken(fence, message.number, m.clock_ms, answer),))
 
 
 # --- ack ----------------------------------------------------------------------------------------------
@@ -79,7 +75,13 @@ def ack(m: Machine, command: Ack) -> SettledAll | Refusal:
         return _ack_and_enqueue(m, command)
     results: list[Settled] = []
     claimed: dict[str, int] = {}
-    for item in command.items:
+    items = command.items
+    while len(results) < len(items):
+        done = bulk.ack(m, items, len(results), ACKED)
+        if done:
+            results += [ACKED] * done
+            continue
+        item = items[len(results)]
         message = live_message(m, item.token)
         if message is None:
             results.append(answer_ended(m, item.token, "ack"))

@@ -22,7 +22,7 @@ import msgspec
 
 from trivet.machine.core import Machine
 from trivet.machine.effects import EntryEffects
-from trivet.machine.order import Index
+from trivet.machine.order import Index, Storage
 from trivet.machine.persistent import (
     EffectData,
     Header,
@@ -250,12 +250,15 @@ def dismantle(machine: Machine) -> Generator[None, None, None]:
     yield from _free(machine.settled.take_storage())
 
 
-def _free(containers: Sequence[list[Any] | dict[Any, Any]]) -> Generator[None, None, None]:
+def _free(containers: Sequence[Storage | dict[Any, Any]]) -> Generator[None, None, None]:
     for container in containers:
         while container:
             if isinstance(container, dict):
                 for _ in range(min(len(container), _FREED_AT_ONCE)):
                     container.popitem()
+            elif isinstance(container, deque):
+                for _ in range(min(len(container), _FREED_AT_ONCE)):
+                    container.pop()
             else:
                 del container[-_FREED_AT_ONCE:]
             yield

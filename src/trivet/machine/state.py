@@ -67,8 +67,11 @@ def ready_order(priority: int, place: int) -> int:
     return (_PRIORITY_BASE - priority) << _PLACE_BITS | place
 
 
-class Message(Struct, eq=False):
+class Message(Struct, eq=False, gc=False):
     """A message. The draft is shared with the log's command and never changed.
+
+    The cycle collector does not look at messages: it would have to look at each of a million again and again.
+    The cycles through a queue are taken apart by whoever lets go of a machine (`snapshotting.dismantle`).
 
     * `epoch`: while waiting the queue's `epoch` and while dead the queue's `dead_epoch` at the time the
       message got there; a purge raises the queue's epoch, and what has an older one is gone at once (R25)

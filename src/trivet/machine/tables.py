@@ -12,12 +12,14 @@ the machine may iterate over a table**. Iterating is for checks and tests.
 from __future__ import annotations
 
 from binascii import crc32
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Generic, TypeVar
 
 K = TypeVar("K", int, str)
 R = TypeVar("R")
 
+BLOCK_BITS = 6
+BLOCK = 1 << BLOCK_BITS
 SHARD_RECORDS = 256  # a shard is split when there are more than this on average
 
 
@@ -94,13 +96,61 @@ class Table(MutableMapping[K, R], Generic[K, R]):
 
 
 class NumberTable(Table[int, R]):
-    """Records by numbers of a counter: their low bits spread them evenly."""
+    """Records by numbers of a counter. Blocks of neighbours lie in one shard, so that what comes and goes
+    together costs one look-up; the number of the block spreads the blocks evenly."""
 
     __slots__ = ()
 
     @staticmethod
     def _hash(key: int) -> int:
-        return key
+        return key >> BLOCK_BITS
+
+    def _shard(self, key: int) -> dict[int, R]:
+        block = key >> BLOCK_BITS
+        at = block & self._mask
+        return self._shards[block & (self._mask << 1 | 1) if at < self._split else at]
+
+    def _grow(self) -> None:
+        shards, mask, at = self._shards, self._mask, self._split
+        wide = mask << 1 | 1
+        old = shards[at]
+        shards[at] = {key: old[key] for key in old if key >> BLOCK_BITS & wide == at}
+        shards.append({key: old[key] for key in old if key >> BLOCK_BITS & wide != at})
+        self._split = at + 1
+        if self._split > mask:
+            self._mask, self._split = wide, 0
+
+    def get(self, key: int, default: R | None = None) -> R | None:  # type: ignore[override]
+        block = key >> BLOCK_BITS
+        at = block & self._mask
+        return self._shards[block & (self._mask << 1 | 1) if at < self._split else at].get(key, default)
+
+    def add_many(self, keys: Sequence[int], records: Sequence[R]) -> None:
+        """Add records under keys that are not in use; cheapest when they follow each other."""
+        done, count = 0, len(keys)
+        while done < count:
+            first = keys[done]
+            end = done + BLOCK - (first & (BLOCK - 1))  # of the block, if they do
+            part = keys[done:end]
+            if min(part) >> BLOCK_BITS == max(part) >> BLOCK_BITS:
+                self._shard(first).update(zip(part, records[done:end], strict=True))
+                done += len(part)
+            else:
+                self._shard(first)[first] = records[done]
+                done += 1
+        self._count += count
+        while self._count > len(self._shards) * SHARD_RECORDS:
+            self._grow()
+
+    def remove_many(self, keys: Sequence[int]) -> None:
+        """Remove what is there under each key. Raises `KeyError`."""
+        shards, mask, split = self._shards, self._mask, self._split
+        wide = mask << 1 | 1
+        for key in keys:
+            block = key >> BLOCK_BITS
+            at = block & mask
+            del shards[block & wide if at < split else at][key]
+        self._count -= len(keys)
 
 
 class TextTable(Table[str, R]):

@@ -157,6 +157,50 @@ def leased(m: Machine, grant: Grant) -> dict[str, Any] | None:
     return shown
 
 
+PlainLease = tuple[int, str, bytes, int, int, int, int, int, bytes, int, int]
+"""A leased message that has none of the rarer fields: number, queue, body, codec, priority, attempt, max_attempts,
+fence, mac, enqueued_at_ms, lease_expires_at_ms."""
+
+
+def leases(m: Machine, grants: Iterable[Grant]) -> list[PlainLease | dict[str, Any]]:
+    """`leased` of each grant that is live; most of them in the short form."""
+    shown: list[PlainLease | dict[str, Any]] = []
+    for grant in grants:
+        found = m.live_lease(grant.fence)
+        if found is None or found.lease is None:
+            continue
+        draft, queue = found.draft, found.queue
+        if (
+            draft.headers
+            or draft.content_type is not None
+            or draft.group is not None
+            or draft.key is not None
+            or draft.extras is not None
+            or found.expires_at_ms
+            or found.origin is not None
+        ):
+            whole = leased(m, grant)
+            assert whole is not None
+            shown.append(whole)
+            continue
+        shown.append(
+            (
+                found.number,
+                queue.name,
+                draft.body,
+                draft.codec,
+                found.priority,
+                found.attempt,
+                queue.config.max_attempts,
+                grant.fence,
+                grant.mac,
+                found.enqueued_at_ms,
+                found.lease.expires_at_ms,
+            )
+        )
+    return shown
+
+
 def enqueued(m: Machine, one: EnqueuedOne) -> dict[str, Any]:
     """One item of an enqueue's answer."""
     shown: dict[str, Any] = {

@@ -6,7 +6,7 @@ Others hold the applier and read `applier.machine`: an install replaces the mach
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from hashlib import blake2b
+from hashlib import sha256
 from typing import Any
 
 from trivet.consensus.port import OutOfTime, SnapshotSink, SnapshotSource
@@ -43,8 +43,8 @@ class Applier:
 
     @property
     def applied_index(self) -> int:
-        """The last whole entry in the machine's state."""
-        return self.machine.applied_index
+        """The last whole entry in the machine's state (the machine counts the one under way, too)."""
+        return self._index - 1 if self._index else self.machine.applied_index
 
     @property
     def busy(self) -> bool:
@@ -58,7 +58,7 @@ class Applier:
         self._answers = []
         if data:
             reader = EntryReader(data)
-            entry_hash = blake2b(data, digest_size=16).digest()
+            entry_hash = sha256(data).digest()  # most processors have it built in: 2.5 times BLAKE2b
             self.machine.begin_entry(index, reader.now_ms, reader.version, entry_hash)
             self._reader = reader
         else:

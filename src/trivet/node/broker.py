@@ -21,10 +21,10 @@ from trivet.consensus.port import Applied, NotProposed, Outcome, Unknown
 from trivet.errors import TrivetError
 from trivet.limits import ENTRY_BYTES_TARGET
 from trivet.machine import keys
-from trivet.machine.commands import MACHINE_VERSION, Ack, EffectBegin, Enqueue, Lease, Request
+from trivet.machine.commands import MACHINE_VERSION, Ack, Command, EffectBegin, Enqueue, Lease, Request
 from trivet.machine.replies import Answer, Refusal
 from trivet.units import MIB, SECOND_MS, Clock
-from trivet.wire.entry import encode_request, join_entry
+from trivet.wire.entry import encode_command, encode_request, join_entry, join_request
 
 if TYPE_CHECKING:
     from trivet.machine.core import Machine
@@ -117,19 +117,23 @@ class Broker:
 
     # --- writes ---------------------------------------------------------------------------------
 
-    def offer(self, request: Request, end: End, show: Show | None = None) -> None:
+    def offer(self, request: Request, end: End, show: Show | None = None, piece: bytes | None = None) -> None:
         """Put a request in line. `end` is called once, maybe before this returns, never raises through.
 
-        Raises `TrivetError` at once (and never calls `end`) when the node refuses to take it.
+        Raises `TrivetError` at once (and never calls `end`) when the node refuses to take it. `piece`: what
+        `encode_request` would make of the request, if it is there already.
         """
         self._admit(request)
-        piece = encode_request(request)
+        if piece is None:
+            piece = encode_request(request)
         self._waiting.append(_Offer(request, piece, show, end, self.clock.monotonic()))
         self._waiting_bytes += len(piece)
         self._arm_sweeper()
         self._wake()
 
-    async def submit(self, request: Request, show: Show | None = None) -> Committed:
+    async def submit(
+        self, request: Request, show: Show | None = None, piece: bytes | None = None
+    ) -> Committed:
         """`offer` and wait. Raises the `TrivetError` it ended with, a machine's refusal included."""
         future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
 
@@ -141,8 +145,21 @@ class Broker:
             else:
                 future.set_result(result)
 
-        self.offer(request, end, show)
+        self.offer(request, end, show, piece)
         return await future
+
+    async def submit_plain(
+        self,
+        command: Command,
+        request_id: str,
+        fingerprint: Callable[[bytes], bytes],
+        show: Show | None = None,
+    ) -> Committed:
+        """`submit` of a command that holds no map: its bytes are the same in every codec, so that those of the log
+        are what `fingerprint` is made of, too, and the command is encoded once."""
+        data = encode_command(command)
+        request = Request(command, request_id, fingerprint(data))
+        return await self.submit(request, show, join_request(data, request))
 
     def next_batch(self) -> tuple[bytes, Callable[[Outcome], None]] | None:
         """One entry of what waits, up to `ENTRY_BYTES_TARGET` (one request may exceed it), or None."""

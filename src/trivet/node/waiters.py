@@ -64,11 +64,10 @@ class _Poll:
     news: int = 0
 
 
-def show_leases(machine: Machine, answer: Answer) -> list[dict[str, Any]]:
+def show_leases(machine: Machine, answer: Answer) -> list[views.PlainLease | dict[str, Any]]:
     """What the grants show of their messages, read right after their entry (a grant may be gone again)."""
     assert isinstance(answer.reply, Leased)
-    shown = (views.leased(machine, grant) for grant in answer.reply.grants)
-    return [message for message in shown if message is not None]
+    return views.leases(machine, answer.reply.grants)
 
 
 class Waiters:

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from trivet.machine.commands import MACHINE_VERSION, Request
+from trivet.machine.commands import MACHINE_VERSION, Command, Request
 
 ENTRY_FORMAT = 1
 
@@ -52,6 +52,18 @@ def encode_request(request: Request) -> bytes:
     """One request as it stands inside an entry, its length before it."""
     body = _ENCODER.encode(request)
     return _LENGTH.pack(len(body)) + body
+
+
+def encode_command(command: Command) -> bytes:
+    """The command as it stands in its request."""
+    return _ENCODER.encode(command)
+
+
+def join_request(command: bytes, request: Request) -> bytes:
+    """`encode_request` with the command encoded before (`encode_command`)."""
+    rest = _ENCODER.encode((request.request_id, request.fingerprint))
+    # A list of two becomes the end of a list of three: its own head byte goes.
+    return _LENGTH.pack(len(command) + len(rest)) + b"\x93" + command + rest[1:]
 
 
 def join_entry(version: int, now_ms: int, pieces: Sequence[bytes]) -> bytes:

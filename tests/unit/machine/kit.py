@@ -178,7 +178,7 @@ def derived(m: Machine) -> dict[str, Any]:
     """What is derived, in a form that can be compared."""
 
     def keys_of(heap: Any, slot: str) -> list[tuple[int, int]]:
-        entries = dict.fromkeys(heap._heap + heap._old)
+        entries = dict.fromkeys(heap.entries())
         return sorted((key, record.number) for key, record in entries if getattr(record, slot) == key)
 
     def lives(heap: Any, slot: str) -> tuple[int, list[tuple[int, int]]]:

@@ -196,7 +196,7 @@ def test_r14_settled_tokens_are_thrown_away_when_idle() -> None:
 
 
 def test_r14_the_cap_forgets_the_oldest_and_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trivet.machine.settle.SETTLED_TOKENS_MAX", 2)
+    monkeypatch.setattr("trivet.machine.core.SETTLED_TOKENS_MAX", 2)
     kit = make()
     kit.put("a", "b", "c")
     grants = kit.lease(3)
@@ -206,7 +206,7 @@ def test_r14_the_cap_forgets_the_oldest_and_counts_it(monkeypatch: pytest.Monkey
 
 
 def test_r14_at_the_cap_expired_ones_go_uncounted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trivet.machine.settle.SETTLED_TOKENS_MAX", 2)
+    monkeypatch.setattr("trivet.machine.core.SETTLED_TOKENS_MAX", 2)
     kit = make(lease_ms=10 * SETTLE_WINDOW_MS)
     kit.put(*"abcdef")
     grants = kit.lease(6)

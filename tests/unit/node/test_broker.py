@@ -311,7 +311,7 @@ def test_who_leaves_while_its_lease_is_under_way_gives_it_back() -> None:
         assert [type(command) for command in commands] == [Lease, Release]
         again = await node.waiters.lease(Ask(("q",), "c"))
         assert again is not None
-        assert again.shown[0]["attempt"] == 1
+        assert again.answer.reply.grants[0].attempt == 1
 
     run(test)
 

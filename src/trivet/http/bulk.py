@@ -1,0 +1,240 @@
+"""The common requests of many messages, read and answered without a look at each field of each message.
+
+Reading: a request that holds nothing but bodies, or nothing but lease tokens, is decoded straight into them. `None`
+says that it is not of that kind, or wrong: then the general code reads it from its start, and tells what is wrong.
+Answering: the parts of an answer that are equal for each message are written once, as a template. What these
+functions write is what `render` writes, field by field (a test compares them).
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from binascii import b2a_base64
+from collections.abc import Sequence
+from struct import Struct as Layout
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw, Struct
+
+from trivet.errors import TrivetError
+from trivet.http import content, render
+from trivet.http import schema as s
+from trivet.http.codec import BIG_BYTES, MSGPACK
+from trivet.limits import BATCH_BYTES_MAX, BODY_BYTES_MAX, ENQUEUE_BATCH_MAX, SETTLE_BATCH_MAX
+from trivet.machine.commands import CODEC_BYTES, CODEC_JSON, AckItem, Draft
+from trivet.machine.ids import decode_tokens
+from trivet.machine.replies import EnqueuedOne, Settled
+from trivet.machine.settle import ACKED
+from trivet.machine.views import PlainLease
+from trivet.units import MIB
+
+BYTES_MAX = 1 * MIB
+"""A larger request is read in parts, so that the loop does not stand still."""
+
+
+VALUES_MAX = 30_000
+
+
+class _Bytes(Struct, forbid_unknown_fields=True, gc=False):
+    body: bytes
+
+
+class _Value(Struct, forbid_unknown_fields=True, gc=False):
+    body: Any
+
+
+class _EnqueueBytes(Struct, forbid_unknown_fields=True):
+    messages: list[_Bytes]
+    request_id: s.Id = UNSET
+
+
+class _EnqueueValues(Struct, forbid_unknown_fields=True):
+    messages: list[_Value]
+    request_id: s.Id = UNSET
+
+
+class _Token(Struct, forbid_unknown_fields=True, gc=False):
+    lease_token: str
+
+
+class _Ack(Struct, forbid_unknown_fields=True):
+    acks: list[_Token]
+    request_id: s.Id = UNSET
+
+
+_UNFIT = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
+_enqueue_bytes = msgspec.msgpack.Decoder(_EnqueueBytes).decode
+_enqueue_values = msgspec.json.Decoder(_EnqueueValues).decode
+_ack_json = msgspec.json.Decoder(_Ack).decode
+_ack_msgpack = msgspec.msgpack.Decoder(_Ack).decode
+
+
+# --- reading ------------------------------------------------------------------------------------------
+
+
+def drafts(data: bytes, media: str) -> tuple[tuple[Draft, ...], s.Id] | None:
+    """The messages of an enqueue that says nothing but bodies (bytes in MessagePack, any value in JSON), and
+    its request id."""
+    if len(data) > BYTES_MAX or (media != MSGPACK and len(data) > BIG_BYTES and _has_many_values(data)):
+        return None
+    given: _EnqueueBytes | _EnqueueValues
+    try:
+        if media == MSGPACK:
+            given = _enqueue_bytes(data)
+            bodies = [one.body for one in given.messages]
+            codec = CODEC_BYTES
+        else:
+            given = _enqueue_values(data)
+            bodies = [content.compact_json(one.body, "", typed=False) for one in given.messages]
+            codec = CODEC_JSON
+    except (*_UNFIT, TrivetError):
+        return None
+    sizes = [len(body) for body in bodies]
+    if (
+        not 1 <= len(sizes) <= ENQUEUE_BATCH_MAX
+        or max(sizes) > BODY_BYTES_MAX
+        or sum(sizes) > BATCH_BYTES_MAX
+    ):
+        return None
+    return tuple([Draft(body, codec) for body in bodies]), given.request_id
+
+
+def _has_many_values(data: bytes) -> bool:
+    """Looking at each of them might hold the loop: such a text is read in parts."""
+    return data.count(b",") + data.count(b"[") + data.count(b"{") > VALUES_MAX
+
+
+def acks(data: bytes, media: str) -> tuple[tuple[AckItem, ...], s.Id] | None:
+    """The items of an ack that says nothing but tokens, and its request id."""
+    if len(data) > BYTES_MAX:
+        return None
+    try:
+        given = _ack_msgpack(data) if media == MSGPACK else _ack_json(data)
+    except _UNFIT:
+        return None
+    if not 1 <= len(given.acks) <= SETTLE_BATCH_MAX:
+        return None
+    tokens = decode_tokens([one.lease_token for one in given.acks])
+    return tuple([AckItem(token) for token in tokens]), given.request_id
+
+
+# --- answering ----------------------------------------------------------------------------------------
+
+
+def _list(parts: Sequence[bytes], media: str) -> Raw:
+    """Encoded values as one encoded list."""
+    if media != MSGPACK:
+        return Raw(b"[%b]" % b",".join(parts))
+    count = len(parts)
+    head = bytes((0x90 | count,)) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
+    return Raw(head + b"".join(parts))
+
+
+def _short(text: bytes) -> bytes:
+    """A text of at most 256 bytes as MessagePack."""
+    return bytes((0xA0 | len(text),)) + text if len(text) < 32 else b"\xd9" + bytes((len(text),)) + text
+
+
+def _enqueued_templates() -> dict[tuple[str, bool], bytes]:
+    found: dict[tuple[str, bool], bytes] = {}
+    for state in ("blocked", "delayed", "ready", "dead"):
+        text = state.encode()
+        found[state, False] = b'{"id":"m%%012x","state":"%b","duplicate":false}' % text
+        found[state, True] = b"\x83\xa2id\xadm%%012x\xa5state%b\xa9duplicate\xc2" % _short(text)
+    return found
+
+
+_ENQUEUED = _enqueued_templates()
+
+
+def enqueued(messages: Sequence[EnqueuedOne], media: str) -> Raw:
+    """`messages` of an enqueue's answer."""
+    packed = media == MSGPACK
+    return _list(
+        [
+            render.encode(render.enqueued(one, media), media)
+            if one.duplicate or one.result is not None
+            else _ENQUEUED[one.state, packed] % one.message
+            for one in messages
+        ],
+        media,
+    )
+
+
+def settled(results: Sequence[Settled], media: str) -> Raw:
+    """`results` of an ack's answer."""
+    if results.count(ACKED) == len(results):
+        one = b"\x81\xa6status\xa5acked" if media == MSGPACK else b'{"status":"acked"}'
+        return _list([one] * len(results), media)
+    return _list([render.encode(render.settled(each), media) for each in results], media)
+
+
+_LEASED_JSON = (
+    b'{"headers":{},"group":null,"id":"m%%012x","queue":"%b",%%b,"priority":%%d,"attempt":%%d,"max_attempts":%%d,'
+    b'"enqueued_at_ms":%%d,"lease_token":"%%b","lease_expires_at_ms":%%d}'
+)
+_LEASED_MSGPACK = (
+    b"\x8b\xa7headers\x80\xa5group\xc0\xa2id\xadm%%012x\xa5queue%b\xa4body%%b%%b\xablease_token\xd9\x20%%b"
+)
+# Numbers at full width: MessagePack allows it, and one call writes them all.
+_numbers = Layout(">10sh9sI14sI16sQ21sQ").pack
+_token = Layout(">Q16s").pack
+
+
+def leased(shown: Sequence[PlainLease | dict[str, Any]], media: str) -> Raw:
+    """`messages` of a lease's answer. `shown`: of `views.leases`."""
+    packed = media == MSGPACK
+    plain = [one for one in shown if isinstance(one, tuple)]
+    raw = b"".join([_token(one[7], one[8]) for one in plain])
+    tokens = b2a_base64(raw, newline=False).translate(_URL_SAFE)  # 24 bytes are 32 characters: no padding
+    templates: dict[str, bytes] = {}
+    parts: list[bytes] = []
+    at = 0
+    for one in shown:
+        if not isinstance(one, tuple):
+            # A copy: callers that share a parked poll (a repeat beside its first) share what it shows.
+            whole = render.message({"headers": {}, "group": None, **one}, media)
+            parts.append(render.encode(whole, media))
+            continue
+        number, queue, body, codec, priority, attempt, most, _fence, _mac, enqueued_at, expires_at = one
+        token = tokens[at : at + 32]
+        at += 32
+        template = templates.get(queue)
+        if template is None:
+            name = queue.encode()
+            template = _LEASED_MSGPACK % _short(name) if packed else _LEASED_JSON % name
+            templates[queue] = template
+        if packed:
+            told = _packed_body(body, codec)
+            numbers = _numbers(
+                b"\xa8priority\xd1",
+                priority,
+                b"\xa7attempt\xce",
+                attempt,
+                b"\xacmax_attempts\xce",
+                most,
+                b"\xaeenqueued_at_ms\xcf",
+                enqueued_at,
+                b"\xb3lease_expires_at_ms\xcf",
+                expires_at,
+            )
+            parts.append(template % (number, told, numbers, token))
+        else:
+            told = b'"body_base64":"%b"' % b64encode(body) if codec == CODEC_BYTES else b'"body":%b' % body
+            parts.append(template % (number, told, priority, attempt, most, enqueued_at, token, expires_at))
+    return _list(parts, media)
+
+
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+
+
+def _packed_body(body: bytes, codec: int) -> bytes:
+    if codec != CODEC_BYTES:
+        return render.encode(render.json_value(body, MSGPACK), MSGPACK)
+    size = len(body)
+    if size < 1 << 8:
+        return b"\xc4" + size.to_bytes(1, "big") + body
+    if size < 1 << 16:
+        return b"\xc5" + size.to_bytes(2, "big") + body
+    return b"\xc6" + size.to_bytes(4, "big") + body
