@@ -30,7 +30,7 @@ from chaos.ground.tools import Unavailable
 from chaos.ground.tracing import traced
 from trivet.cli.local import LocalNode
 
-FIRE_SECONDS = 15.0
+FIRE_SECONDS = 30.0
 POLL_SECONDS = 0.01
 SNAPSHOT_EVERY_SECONDS = 0.5
 LINE_CHARACTERS = 300

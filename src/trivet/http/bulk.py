@@ -11,6 +11,7 @@ from __future__ import annotations
 from base64 import b64encode
 from binascii import b2a_base64
 from collections.abc import Sequence
+from functools import lru_cache
 from struct import Struct as Layout
 from typing import Any
 
@@ -175,7 +176,7 @@ _LEASED_JSON = (
     b'"enqueued_at_ms":%%d,"lease_token":"%%b","lease_expires_at_ms":%%d}'
 )
 _LEASED_MSGPACK = (
-    b"\x8b\xa7headers\x80\xa5group\xc0\xa2id\xadm%%012x\xa5queue%b\xa4body%%b%%b\xablease_token\xd9\x20%%b"
+    b"\x8b\xa7headers\x80\xa5group\xc0\xa2id\xadm%%012x\xa5queue%b\xa4body%%b%%b%%b\xablease_token\xd9\x20%%b"
 )
 # Numbers at full width: MessagePack allows it, and one call writes them all.
 _numbers = Layout(">10sh9sI14sI16sQ21sQ").pack
@@ -206,7 +207,11 @@ def leased(shown: Sequence[PlainLease | dict[str, Any]], media: str) -> Raw:
             template = _LEASED_MSGPACK % _short(name) if packed else _LEASED_JSON % name
             templates[queue] = template
         if packed:
-            told = _packed_body(body, codec)
+            if codec != CODEC_BYTES:
+                body = render.encode(render.json_value(body, MSGPACK), MSGPACK)
+                head = b""
+            else:
+                head = _bytes_head(len(body))
             numbers = _numbers(
                 b"\xa8priority\xd1",
                 priority,
@@ -219,7 +224,7 @@ def leased(shown: Sequence[PlainLease | dict[str, Any]], media: str) -> Raw:
                 b"\xb3lease_expires_at_ms\xcf",
                 expires_at,
             )
-            parts.append(template % (number, told, numbers, token))
+            parts.append(template % (number, head, body, numbers, token))
         else:
             told = b'"body_base64":"%b"' % b64encode(body) if codec == CODEC_BYTES else b'"body":%b' % body
             parts.append(template % (number, told, priority, attempt, most, enqueued_at, token, expires_at))
@@ -229,12 +234,11 @@ def leased(shown: Sequence[PlainLease | dict[str, Any]], media: str) -> Raw:
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
-def _packed_body(body: bytes, codec: int) -> bytes:
-    if codec != CODEC_BYTES:
-        return render.encode(render.json_value(body, MSGPACK), MSGPACK)
-    size = len(body)
+@lru_cache(maxsize=256)
+def _bytes_head(size: int) -> bytes:
+    """What stands before so many plain bytes in MessagePack."""
     if size < 1 << 8:
-        return b"\xc4" + size.to_bytes(1, "big") + body
+        return b"\xc4" + size.to_bytes(1, "big")
     if size < 1 << 16:
-        return b"\xc5" + size.to_bytes(2, "big") + body
-    return b"\xc6" + size.to_bytes(4, "big") + body
+        return b"\xc5" + size.to_bytes(2, "big")
+    return b"\xc6" + size.to_bytes(4, "big")

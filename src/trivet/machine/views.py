@@ -165,9 +165,10 @@ fence, mac, enqueued_at_ms, lease_expires_at_ms."""
 def leases(m: Machine, grants: Iterable[Grant]) -> list[PlainLease | dict[str, Any]]:
     """`leased` of each grant that is live; most of them in the short form."""
     shown: list[PlainLease | dict[str, Any]] = []
+    leased_under = m.leases.get
     for grant in grants:
-        found = m.live_lease(grant.fence)
-        if found is None or found.lease is None:
+        found = leased_under(grant.fence)
+        if found is None or found.lease is None or found.queue.deleted:
             continue
         draft, queue = found.draft, found.queue
         if (
