@@ -41,9 +41,9 @@ simulate: setup ## SEEDS=n fresh clusters (a quarter of them with the real machi
 crashpoints: setup ## each disk call, send and answer of 13 scenarios fails once: STORIES=n variants, or a SAMPLE=n of the points
 	@$(PY) -m tests.crashpoints.run --stories $(STORIES) $(if $(SAMPLE),--sample $(SAMPLE))
 
-drill: setup ## real nodes, every kind of fault, for SECONDS=n: SEED=s repeats the plan of one drill
+drill: setup ## real nodes, faults drawn from the seed (or FAULTS=a,b), for SECONDS=n: SEED=s repeats the plan of one drill
 	@python3 scripts/drill_tools.py || true # what is missing is said by name, and no drill has it
-	@$(PY) -m chaos run --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+	@$(PY) -m chaos run --seconds $(SECONDS) $(if $(FAULTS),--faults $(FAULTS)) $(if $(SEED),--seed $(SEED))
 
 gallery: setup ## known bugs put back one at a time, and corrupted histories: each must be caught
 	@$(PY) -m chaos.gallery --jobs 2
