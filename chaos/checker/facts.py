@@ -267,16 +267,17 @@ class Facts:
         """A body came back: it must be one that was sent, and sent before it came (S2)."""
         body = one.get("body")
         at: Any = (body.get("op"), body.get("i"), digest(body)) if isinstance(body, dict) else None
-        if at is not None and call.f in ("browse", "dead_letters"):  # lists are recorded without `pad`
-            sent = self.origins.get(at[:2])
-            if sent is not None:
-                self.named(sent, one["id"], call.op)
-                return
-        found = None if at is None else self.sent.get(at)
+        found = self.sent_as(at, call)
         if found is None:
             self.late.append((one["id"], at, call))
             return
         self.named(found, one["id"], call.op)
+
+    def sent_as(self, at: Any, call: Call) -> Sent | None:
+        """What was sent with that body; lists are recorded without `pad`, there the operation alone says it."""
+        if at is None:
+            return None
+        return self.origins.get(at[:2]) if call.f in ("browse", "dead_letters") else self.sent.get(at)
 
     def take_settle(self, o: Operation, call: Call) -> None:
         items = o.args[_SETTLES[o.f]]
@@ -395,7 +396,7 @@ class Facts:
     def finish(self) -> None:
         """Deliveries of bodies whose enqueue returned later (or never) than they came."""
         for name, at, call in self.late:
-            found = None if at is None else self.sent.get(at)
+            found = self.sent_as(at, call)
             if found is None:
                 known = at is not None and at[:2] in self.origins
                 law = "its body was changed" if known else "nobody sent it"

@@ -89,7 +89,10 @@ BUGS = (
                 "leaderFallbackTimeout=3600.0,",
             ),
         ),
-        (directed(f"{ELECTIONS}::test_a_leader_without_a_quorum_steps_down"),),
+        (
+            simulator("list", 40),
+            directed(f"{ELECTIONS}::test_a_leader_without_a_quorum_steps_down"),
+        ),
     ),
     Bug(
         "votes-while-recovering",
@@ -132,7 +135,10 @@ BUGS = (
         "PySyncObj r15b: a duplicated vote elects with a minority",
         "S18",
         (Edit("consensus/elections.py", " or peer.name in self._voters:", ":"),),
-        (directed(f"{ELECTIONS}::test_a_doubled_or_foreign_vote_elects_nobody"),),
+        (
+            simulator("list", 40),
+            directed(f"{ELECTIONS}::test_a_doubled_or_foreign_vote_elects_nobody"),
+        ),
     ),
     Bug(
         "unclean-election",

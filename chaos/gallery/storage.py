@@ -81,7 +81,10 @@ BUGS = (
             Edit("storage/recovery.py", "if watermark > end:", "if False:"),
             Edit("storage/recovery.py", "if proof > end:", "if False:"),
         ),
-        (storage_damage(),),
+        (
+            simulator("list", 40),
+            storage_damage(),
+        ),
     ),
     Bug(
         "damage-does-not-recover",

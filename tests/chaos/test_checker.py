@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from chaos.checker import check
 from chaos.checker.committed import read_log
-from chaos.checker.facts import fence_of
+from chaos.checker.facts import Facts, fence_of
 from chaos.checker.scene import Case
 from chaos.checker.script import Script
 from chaos.checker.verdict import SHOWN_MAX, Findings
+from chaos.history import Operation
 
 from tests.long import pick
 
@@ -122,3 +123,16 @@ def test_many_violations_of_a_law_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("token", [None, "", "short", "é" * 32, "=" * 32])
 def test_what_is_no_token_has_no_fence(token: str | None) -> None:
     assert fence_of(token) is None
+
+
+@pytest.mark.parametrize(("i", "strange"), [(0, []), (7, ["S2"])])
+def test_a_list_may_show_a_message_before_its_enqueue_is_answered(i: int, strange: list[str]) -> None:
+    """Lists are recorded without `pad`: the operation alone says what it is, also when it comes first."""
+    shown = {"id": "m1", "body": {"op": 1, "i": i}}
+    sent = {"messages": [{"body": {"op": 1, "i": 0, "pad": "xxx"}}], "queue": "q"}
+    facts = Facts()
+    facts.take(Operation(2, "reader", "browse", 5, {"queue": "q"}, 6, "ok", result={"messages": [shown]}))
+    told = {"messages": [{"id": "m1", "state": "ready", "duplicate": False}]}
+    facts.take(Operation(1, "producer", "enqueue", 1, sent, 9, "ok", index=3, seq=0, result=told))
+    facts.finish()
+    assert [law for law, _, _ in facts.strange] == strange

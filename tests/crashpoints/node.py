@@ -43,10 +43,10 @@ class WatchedDisk(SimDisk):
 
     watch: Callable[[str, Torn | None], None] | None = None
 
-    def enter(self, operation: str, torn: Torn | None = None) -> None:
+    def enter(self, operation: str, name: str = "", torn: Torn | None = None) -> None:
         if self.watch is not None:
             self.watch(CALLS.get(operation, operation), torn)
-        super().enter(operation, torn)
+        super().enter(operation, name, torn)
 
     def reseed(self, name: str) -> None:
         """What survives a power loss is drawn anew for each point, or all of them would share one draw."""

@@ -11,6 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.simulation.world import World
+from trivet.wire.frames import AppendReply, Message, RequestVote, Vote
+
+OFFICE_SECONDS = 1.0
+"""How long a leader may lead without hearing from a majority: the longest election timeout (0.8 s) on a slow clock, and
+the tick that notices it. CheckQuorum, R34."""
 
 
 @dataclass
@@ -24,7 +29,11 @@ class Audit:
     life_commit: int = 0
     life_applied: int = 0
     led: int = -1  # the last term in which it was seen leading
-    last_log: tuple[int, int] = (0, 0)
+    led_since: float = 0.0
+    heard: dict[str, float] = field(default_factory=dict)  # member -> when its last message came
+    # of the log that it has said to hold durably: index -> term, up to `acked_to`
+    acked: dict[int, int] = field(default_factory=dict)
+    acked_to: int = 0
 
 
 class Checker:
@@ -33,7 +42,10 @@ class Checker:
     def __init__(self, world: World, names: list[str]) -> None:
         self.world = world
         self.audits = {name: Audit() for name in names}
+        self.quorum = len(names) // 2 + 1
         self.leaders: dict[int, str] = {}
+        self.granted: dict[tuple[int, str], set[str]] = {}  # (term, candidate) -> who voted for it
+        self.holders: dict[tuple[int, int], set[str]] = {}  # (index, term) -> who has appended it
         self.entries: dict[tuple[int, int], tuple[int, int]] = {}  # (index, term) -> (crc, term before)
         self.applied: dict[int, tuple[int, int]] = {}  # index -> (term, crc)
         self.committed: dict[int, int] = {}  # index -> term, as known from anybody's commit index
@@ -46,7 +58,9 @@ class Checker:
         audit = self.audits[name]
         audit.life_term = audit.life_commit = audit.life_applied = 0
         audit.led = -1
+        audit.heard.clear()
         if storage.recovering is None:
+            self._still_held(name, audit, storage)
             if storage.term < audit.term:
                 self.world.violate(
                     "term forgotten", f"{name} is back in term {storage.term}, showed {audit.term}"
@@ -55,6 +69,16 @@ class Checker:
             if voted is not None and storage.voted_for != voted:
                 self.world.violate(
                     "vote forgotten", f"{name} in term {storage.term}: {storage.voted_for}, had shown {voted}"
+                )
+
+    def _still_held(self, name: str, audit: Audit, storage: Any) -> None:
+        """What it acknowledged and the cluster committed is there: damage is found (R3), never cut like a torn tail."""
+        for index in range(storage.base_index + 1, audit.acked_to + 1):
+            term = audit.acked.get(index)
+            if term is not None and self.committed.get(index) == term and storage.term_at(index) != term:
+                self.world.violate(
+                    "acknowledged entry forgotten",
+                    f"{name} had {index} of term {term}, its log now ends at {storage.last_index}",
                 )
 
     def step(self, name: str, replica: Any, storage: Any) -> None:
@@ -82,12 +106,16 @@ class Checker:
         audit.life_term, audit.life_commit, audit.life_applied = term, commit, applied
         if replica.is_leader and audit.led != term:
             audit.led = term
+            audit.led_since = self.world.now
             self._elected(name, term, storage)
 
     def _elected(self, name: str, term: int, storage: Any) -> None:
         first = self.leaders.setdefault(term, name)
         self.world.trace(f"leader {name} term {term}")
         self.world.count("elections won")
+        voters = self.granted.get((term, name), set()) | {name}
+        if len(voters) < self.quorum:
+            self.world.violate("elected by a minority", f"{name} in term {term} by {sorted(voters)}")
         if first != name:
             self.world.violate("election safety", f"term {term} is led by {first} and by {name}")
         for index in range(storage.base_index + 1, self.committed_to + 1):
@@ -104,7 +132,15 @@ class Checker:
             term = storage.term_at(index)
             if term is None:
                 self.world.violate("commit beyond log", f"{name}: commit {commit}, no entry {index}")
-            known = self.committed.setdefault(index, term)
+            known = self.committed.get(index)
+            if known is None:
+                known = self.committed[index] = term
+                holders = self.holders.get((index, term), set())
+                if len(holders) < self.quorum:
+                    self.world.violate(
+                        "committed by a minority",
+                        f"{name} commits {index} of term {term}, {sorted(holders)} have it",
+                    )
             if known != term:
                 self.world.violate("two commits", f"{name} commits term {term} at {index}, known: {known}")
         self.committed_to = max(self.committed_to, commit)
@@ -113,6 +149,7 @@ class Checker:
 
     def appended(self, name: str, index: int, term: int, before: int | None, data: bytes) -> None:
         """Log matching: one (index, term) means one content and one predecessor, so one whole prefix."""
+        self.holders.setdefault((index, term), set()).add(name)
         crc = zlib.crc32(data)
         known = self.entries.get((index, term))
         if known is None:
@@ -126,6 +163,8 @@ class Checker:
             )
 
     def truncated(self, name: str, index: int, commit: int) -> None:
+        audit = self.audits[name]
+        audit.acked_to = min(audit.acked_to, index - 1)
         if index <= commit:
             self.world.violate("committed entry cut", f"{name} cuts from {index}, commit is {commit}")
 
@@ -145,12 +184,25 @@ class Checker:
 
     # --- what leaves the node -------------------------------------------------------------------------
 
-    def shown(self, name: str, term: int) -> None:
+    def sent(self, name: str, peer: str, message: Message, storage: Any) -> None:
+        """A message of this node is on its way: what it says must hold for ever."""
         audit = self.audits[name]
-        if term > audit.term:
-            audit.term = term
+        audit.term = max(audit.term, message.term)
+        if isinstance(message, Vote):
+            self._voted(name, message.term, peer)
+            if storage is not None and storage.recovering is not None:
+                self.world.violate("recovering node votes", f"{name} for {peer} in term {message.term}")
+        elif isinstance(message, RequestVote):
+            self._voted(name, message.term, name)
+        elif isinstance(message, AppendReply) and message.ok and storage is not None:
+            for index in range(audit.acked_to + 1, message.match + 1):
+                term = storage.term_at(index)
+                if term is not None:
+                    audit.acked[index] = term
+            audit.acked_to = max(audit.acked_to, message.match)
 
-    def voted(self, name: str, term: int, candidate: str) -> None:
+    def _voted(self, name: str, term: int, candidate: str) -> None:
+        self.granted.setdefault((term, candidate), set()).add(name)
         known = self.audits[name].votes.setdefault(term, candidate)
         if known != candidate:
             self.world.violate("double vote", f"{name} votes for {known} and {candidate} in term {term}")
@@ -159,3 +211,26 @@ class Checker:
         """The disk was damaged or wiped: the node may have forgotten, and must not vote until it is whole."""
         self.audits[name].term = 0
         self.audits[name].votes.clear()
+
+    def forgive_log(self, name: str) -> None:
+        """It knows itself that its log may have lost something (R6)."""
+        self.audits[name].acked_to = 0
+        self.audits[name].acked.clear()
+
+    # --- office ---------------------------------------------------------------------------------------
+
+    def heard(self, name: str, peer: str) -> None:
+        self.audits[name].heard[peer] = self.world.now
+
+    def office(self, name: str, awake_since: float) -> None:
+        """A leader that has not heard from a majority for so long has given up its office."""
+        audit = self.audits[name]
+        heard = sorted((audit.heard.get(peer, 0.0) for peer in self.audits if peer != name), reverse=True)
+        if len(heard) < 2:
+            return  # alone: it is its own majority
+        since = max(heard[self.quorum - 2], audit.led_since, awake_since)
+        if self.world.now > since + OFFICE_SECONDS:
+            self.world.violate(
+                "office without a quorum",
+                f"{name} leads term {audit.led}, last heard a majority at {since:.3f}",
+            )

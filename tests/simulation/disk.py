@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 PAGE = 512
 _VERSIONS_MAX = 4
+_TEARING = 0.3
+"""How many of the pages under way are torn by a power cut; more by one that is aimed (`crash_near`)."""
 
 
 class SimCrash(BaseException):
@@ -69,8 +71,9 @@ class Inode:
 class SimFile:
     """An open file; unusable after a crash of its disk."""
 
-    def __init__(self, disk: SimDisk, inode: Inode) -> None:
+    def __init__(self, disk: SimDisk, inode: Inode, name: str = "") -> None:
         self._disk = disk
+        self._name = name
         self._inode = inode
         self._life = disk.life
         self._closed = False
@@ -93,7 +96,7 @@ class SimFile:
         inode = self._check()
         end = offset + len(data)
         self._disk.enter(
-            "write", torn=lambda share: self._write(inode, offset, data[: int(len(data) * share)])
+            "write", self._name, torn=lambda share: self._write(inode, offset, data[: int(len(data) * share)])
         )
         self._disk.claim(max(0, end - len(inode.data)))
         self._write(inode, offset, data)
@@ -156,19 +159,21 @@ class SimDisk:
         self._pending: list[tuple[str, str, str, Inode]] = []
         self._faults: list[list[object]] = []  # [operation, calls left, errno, for ever]
         self._crash_in: int | None = None
+        self._aim: tuple[str, str, int] | None = None  # operation, start of the name, calls from it on
+        self._tearing = _TEARING
 
     # --- Disk -------------------------------------------------------------------------------------------
     def create(self, name: str) -> SimFile:
         if name in self._names:
             raise FileExistsError(errno.EEXIST, "exists", name)
-        self.enter("create")
+        self.enter("create", name)
         inode = Inode()
         self._names[name] = inode
         self._pending.append(("link", name, "", inode))
-        return SimFile(self, inode)
+        return SimFile(self, inode, name)
 
     def open(self, name: str) -> SimFile:
-        return SimFile(self, self._inode(name))
+        return SimFile(self, self._inode(name), name)
 
     def exists(self, name: str) -> bool:
         return name in self._names
@@ -178,14 +183,14 @@ class SimDisk:
 
     def rename(self, old: str, new: str) -> None:
         inode = self._inode(old)
-        self.enter("rename")
+        self.enter("rename", new)
         del self._names[old]
         self._names[new] = inode
         self._pending.append(("rename", old, new, inode))
 
     def unlink(self, name: str) -> None:
         inode = self._inode(name)
-        self.enter("unlink")
+        self.enter("unlink", name)
         del self._names[name]
         self._pending.append(("unlink", name, "", inode))
 
@@ -235,16 +240,23 @@ class SimDisk:
 
     def heal(self) -> None:
         self._faults.clear()
-        self._crash_in = None
+        self._crash_in = self._aim = None
+        self._tearing = _TEARING
 
     def crash_at(self, nth: int) -> None:
         """Power is cut inside the `nth` changing operation from now: `SimCrash` is raised."""
         self._crash_in = nth
 
-    def enter(self, operation: str, torn: Callable[[float], None] | None = None) -> None:
+    def crash_near(self, operation: str, prefix: str, nth: int) -> None:
+        """The same, counted from the next `operation` on a file of that prefix, itself included."""
+        self._aim = (operation, prefix, nth)
+
+    def enter(self, operation: str, name: str = "", torn: Callable[[float], None] | None = None) -> None:
         """Counts an operation and lets armed faults happen."""
         if operation != "read":
             self.ops += 1
+            if self._aim is not None and self._aim[0] == operation and name.startswith(self._aim[1]):
+                self._crash_in, self._aim, self._tearing = self._aim[2], None, 0.9
             if self._crash_in is not None:
                 self._crash_in -= 1
                 if self._crash_in == 0:
@@ -296,7 +308,8 @@ class SimDisk:
         """The process ends; the page cache stays, and what is dirty in it stays dirty."""
         self.life += 1
         self._faults.clear()
-        self._crash_in = None
+        self._crash_in = self._aim = None
+        self._tearing = _TEARING
 
     def _lose(self, inode: Inode) -> None:
         rng = self._rng
@@ -305,9 +318,10 @@ class SimDisk:
             size = rng.choice((size, inode.synced_size, rng.randint(*sorted((size, inode.synced_size)))))
         for number in sorted(inode.dirty):
             versions = [*inode.dirty[number], inode.page(number)]
-            kept = (
-                rng.choice(versions) if rng.random() < 0.7 else _torn(rng, versions[0], rng.choice(versions))
-            )
+            torn = rng.random() >= 1 - self._tearing
+            kept = rng.choice(versions)
+            if torn:
+                kept = _torn(rng, versions[0], kept)
             self._put(inode, number, kept)
         for number, old in sorted(inode.lost.items()):
             self._put(inode, number, old)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 from tests.simulation.checks import Checker
 from tests.simulation.disk import PAGE, Hit, SimDisk
+from tests.simulation.options import Options
 from tests.simulation.world import World
 from trivet.storage.hard_state import SLOT_BYTES, SLOTS, read_slots
 from trivet.storage.identity import COPIES
@@ -25,7 +27,9 @@ class HarmedDisk:
     expected_errors: int  # injected disk errors that may still end the process
     gently: bool  # one slot of the hard state is stale: the process restarts, with all it wrote
     sync_factor: float
+    options: Options
     _hurt_in: int  # the life in which it happened
+    _hanging: tuple[float, Callable[[], None]] | None  # when the disk is done, and what then
 
     @property
     def running(self) -> bool:
@@ -53,9 +57,29 @@ class HarmedDisk:
     def disk_is_fast(self) -> None:
         self.sync_factor = 1.0
 
+    def disk_heals(self) -> None:
+        self.disk.heal()
+        self.disk.capacity = None
+        self.disk_is_fast()
+        if self._hanging is not None:
+            due, then = self._hanging
+            self._disk_busy(min(due - self.world.now, 2 * self.options.sync_seconds), then)
+
+    def _disk_busy(self, seconds: float, then: Callable[[], None]) -> None:
+        """So long on a disk that is not slow. What hangs on a slow one when it is healed ends soon after."""
+        hanging = self._hanging = (self.world.now + seconds * self.sync_factor, then)
+
+        def over() -> None:
+            if self._hanging is hanging:
+                self._hanging = None
+                then()
+
+        self.world.at(hanging[0], over)
+
     def wipe(self) -> None:
         assert not self.running
         self.disk.wipe()
+        self.checker.forgive_log(self.name)
         self._hurt("wiped")
 
     def _hurt(self, how: str) -> None:

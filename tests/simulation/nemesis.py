@@ -15,6 +15,9 @@ from tests.simulation.world import World
 
 YEAR_MS = 365 * 24 * 3600 * 1000
 
+AIMS = (("write", "hard-", 2), ("unlink", "log-", 4), ("create", "log-", 6), ("rename", "snap", 4))
+"""Where a power cut asks most of the order of disk calls: (call, file, how many changing calls from it at the most)."""
+
 
 class Nemesis:
     """Draws one fault after the other from the seed's swarm until `stop`."""
@@ -29,6 +32,7 @@ class Nemesis:
         self._wrong_clocks: set[str] = set()
         self.jumps_ms: tuple[int, ...] = (1_000, 60_000, 3_600_000, YEAR_MS)
         self._after_ack = False
+        self._aimed = world.stream("nemesis/aimed")
         self._faults: dict[str, Callable[[SimNode], bool]] = {
             "cut_one_way": self._cut_one_way,
             "cut_pair": self._cut_pair,
@@ -60,6 +64,8 @@ class Nemesis:
     def start(self) -> None:
         if self._kinds:
             self.world.after(self.rng.uniform(0.0, 2.0), self._next)
+        if self.options.aimed_every:
+            self.world.after(self._aimed.uniform(0.0, 2.0), self._next_aimed)
 
     def stop(self) -> None:
         self.stopped = True
@@ -73,6 +79,18 @@ class Nemesis:
             self.world.count(f"fault {kind}")
             self.world.trace(f"fault {kind} {victim.name}")
         self.world.after(self.rng.expovariate(1.0 / self.options.fault_every), self._next)
+
+    def _next_aimed(self) -> None:
+        """A power cut at one kind of disk call: one drawn blindly almost never meets it."""
+        if self.stopped:
+            return
+        rng = self._aimed
+        node = self.nodes[rng.choice(self.names)]
+        operation, prefix, within = rng.choice(AIMS)
+        if node.running:
+            node.disk.crash_near(operation, prefix, rng.randint(1, within))
+            self.world.count(f"aimed at {operation} of {prefix}")
+        self.world.after(rng.expovariate(1.0 / self.options.aimed_every), self._next_aimed)
 
     def _victim(self) -> SimNode:
         """Any node, with a liking for whoever leads."""
@@ -140,7 +158,11 @@ class Nemesis:
         return True
 
     def _kill_at_disk_call(self, node: SimNode) -> bool:
-        return node.fail_disk("crash", self.rng.randint(1, 12))
+        nth = self.rng.randint(1, 12)
+        if not node.running:
+            node.disk.crash_at(nth)  # it loses its power again while it boots
+            return True
+        return node.fail_disk("crash", nth)
 
     def _kill_majority(self, node: SimNode) -> bool:
         names = self.names[:]
@@ -179,7 +201,7 @@ class Nemesis:
         self.world.after(0.0, strike)
 
     def _clean_stop(self, node: SimNode) -> bool:
-        if not node.running:
+        if not node.running or node.paused:
             return False
         node.stop_cleanly()
         self._restart_later(node)

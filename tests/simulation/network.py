@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from tests.simulation.options import Options
 from tests.simulation.world import World
+from trivet.wire.frames import AppendReply, Hello, Message, Vote
 
 RETRY_SECONDS = 0.2
 """A node tries again to reach a peer it has no connection to after about this long."""
@@ -66,6 +67,8 @@ class Network:
         self._live: list[Connection] = []  # every connection that may still carry something
         self._serial = 0
         self._heals = 0  # how often all was healed
+        self._best: dict[tuple[str, str], tuple[int, bytes]] = {}  # link -> the reply that says to hold most
+        self._again = world.stream("repeated datagrams")
 
     def start(self) -> None:
         for i, a in enumerate(self.names):
@@ -168,6 +171,8 @@ class Network:
                 return
             self._view[(me, peer)] = connection
             self.nodes[me].peer_up(peer, hello)
+            if self._best.get((peer, me)) is not None:
+                self.repeat_to(me)
 
         self.nodes[me].when_awake(opened)
         return None
@@ -230,13 +235,19 @@ class Network:
             delay *= rng.choice((5, 20, 100))
         return delay
 
-    def send(self, sender: str, receiver: str, frame: bytes, of_connection: bool = False) -> None:
-        """`of_connection`: a hello says who this connection is with, so it never outlives it, as datagrams may."""
+    def send(self, sender: str, receiver: str, frame: bytes, message: Message) -> None:
+        """A hello says who this connection is with, so it never outlives it, as datagrams may."""
         connection = self._view.get((sender, receiver))
         if connection is None:
             self.world.count("sent into nothing")
-        elif self.options.datagrams and not self.perfect and not of_connection:
+        elif self.options.datagrams and not self.perfect and not isinstance(message, Hello):
             self._send_datagram(connection, sender, receiver, frame)
+            if isinstance(message, Vote) and self._again.random() < 0.5:
+                self._send_datagram(connection, sender, receiver, frame)
+            elif isinstance(message, AppendReply) and message.ok:
+                best = self._best.get((sender, receiver))
+                if best is None or message.match >= best[0]:
+                    self._best[sender, receiver] = (message.match, frame)
         else:
             arrival = max(self.world.now + self._delay(), connection.last_arrival[receiver])
             connection.last_arrival[receiver] = arrival
@@ -260,6 +271,21 @@ class Network:
                 self.world.count("datagram late")
                 delay += rng.random() * rng.choice((0.3, 3.0))
             self.world.after(delay, lambda: self._deliver_datagram(connection, sender, receiver, frame))
+
+    def repeat_to(self, receiver: str) -> None:
+        """A member has come to office, or to a new connection: now old answers that claim much do the most harm."""
+        if not self.options.datagrams or self.perfect:
+            return
+        for sender in self.names:
+            connection, best = self._view.get((receiver, sender)), self._best.get((sender, receiver))
+            if connection is None or best is None or self._again.random() < 0.3:
+                continue
+            self.world.count("old answer again")
+            for _ in range(2):
+                delay = self._again.choice((0.0, 3.0, 20.0)) * self._again.random() * self.options.latency
+                self.world.after(
+                    delay, lambda c=connection, s=sender, f=best[1]: self._deliver_datagram(c, s, receiver, f)
+                )  # type: ignore[misc]
 
     def _deliver_datagram(self, connection: Connection, sender: str, receiver: str, frame: bytes) -> None:
         node = self.nodes[receiver]

@@ -84,6 +84,7 @@ class SimNode(HarmedDisk):
         self._pending: deque[Waiting] = deque()
         self._turn_asked = False
         self._job: Any = None
+        self._hanging = None
         self._buffered = self._syncing = 0
 
     # --- state ------------------------------------------------------------------------------------------
@@ -135,7 +136,7 @@ class SimNode(HarmedDisk):
         self.clock.reboot(self.rng.uniform(0, 1000))
         self._paused_until = 0.0
         self._backlog, self._pending = [], deque()
-        self._turn_asked, self._job = False, None
+        self._turn_asked, self._job, self._hanging = False, None, None
         self._buffered = self._syncing = self._whole_syncs = 0
         self.awake_since = self.world.now
         self.world.trace(f"start {self.name} life {self.incarnation}")
@@ -172,6 +173,7 @@ class SimNode(HarmedDisk):
             if not self.hurt and self.incarnation > 1:
                 self.world.violate("recovering without damage", f"{self.name}: {storage.recovering}")
             self.checker.forgive(self.name)
+            self.checker.forgive_log(self.name)
         elif self.hurt:
             self.world.count("damage without effect")
         self.machine = self.make_machine(self)
@@ -216,7 +218,8 @@ class SimNode(HarmedDisk):
         full = error.errno == errno.ENOSPC and self.disk.capacity is not None
         if self.expected_errors == 0 and not self.hurt and not full:
             self.world.violate("disk error from nowhere", f"{self.name} at {where}: {error!r}")
-        self.world.count(f"died of {errno.errorcode.get(error.errno or 0, 'error')}")
+        what = errno.errorcode.get(error.errno or 0, "damage found while running")
+        self.world.count(f"died of {what}")
         self._down(f"disk error at {where}", lose_unsynced=self.rng.random() < 0.5, silently=False)
 
     def _down(self, why: str, lose_unsynced: bool, silently: bool) -> None:
@@ -277,7 +280,12 @@ class SimNode(HarmedDisk):
             self._down("damage found", lose_unsynced=False, silently=False)
             return
         if self.replica is not None and self.storage is not None:
+            led = self.checker.audits[self.name].led
             self.checker.step(self.name, self.replica, self.storage)
+            if self.replica.is_leader:
+                self.checker.office(self.name, self.awake_since)
+                if self.replica.term != led:
+                    self.network.repeat_to(self.name)
             self.born = self.born or self.replica.applied_index > 0
             whole = self.storage.recovering is None and self._whole_syncs >= 2
             if self.hurt and whole and self.incarnation > self._hurt_in:
@@ -324,6 +332,7 @@ class SimNode(HarmedDisk):
 
     def receive(self, peer: str, frame: bytes) -> None:
         self.world.trace(f"{peer}>{self.name}", frame)
+        self.checker.heard(self.name, peer)
         message = frames.decode(frame)
         if self.world.log is not None:
             self.world.say(f"{peer}>{self.name} {message}"[:420])
@@ -331,23 +340,14 @@ class SimNode(HarmedDisk):
         self.wake()
 
     def _send(self, peer: str, message: frames.Message) -> None:
-        storage = self.storage
-        if isinstance(message, frames.Vote):
-            self.checker.voted(self.name, message.term, peer)
-            if storage is not None and storage.recovering is not None:
-                self.world.violate("recovering node votes", f"{self.name} for {peer} in term {message.term}")
-        elif isinstance(message, frames.RequestVote):
-            self.checker.voted(self.name, message.term, self.name)
-        self.checker.shown(self.name, message.term)
+        self.checker.sent(self.name, peer, message, self.storage)
         self.world.count(f"sent {type(message).__name__}")
-        self.network.send(self.name, peer, frames.encode(message), isinstance(message, frames.Hello))
+        self.network.send(self.name, peer, frames.encode(message), message)
 
     def submit(self, data: bytes, done: Callable[[Outcome], None], deadline_s: float) -> None:
         """A proposal: waits for its turn like a batch of the broker, or is refused at once."""
-        if self.paused:
-            return done(NotProposed("not reached"))
         replica = self.replica
-        if replica is None:
+        if self.paused or replica is None:
             return done(NotProposed("not reached"))
         if not replica.can_propose:
             self.guard(lambda: replica.propose(data, done, deadline_s))
@@ -368,8 +368,7 @@ class SimNode(HarmedDisk):
         replica = self.replica
         if replica is None or self.paused:
             return False
-        answers: list[object] = []
-        self.guard(lambda: answers.append(replica.snapshot_now()))
+        self.guard(lambda: replica.snapshot_now())
         self.wake()
         return True
 
@@ -447,16 +446,15 @@ class SimNode(HarmedDisk):
         self._job = job
         self._syncing, self._buffered = self._buffered, 0
         life = self.incarnation
-        took = self.options.sync_seconds * self.sync_factor * self.rng.uniform(0.2, 2.0)
-        self.world.after(took * 0.7, lambda: self._run_job(life, job, took * 0.3))
+        took = self.options.sync_seconds * self.rng.uniform(0.2, 2.0)
+        self._disk_busy(took * 0.7, lambda: self._run_job(life, job, took * 0.3))
 
     def _run_job(self, life: int, job: Any, rest: float) -> None:
-        if life != self.incarnation:
-            return
-        if self.paused:  # SIGSTOP stops the sync thread too
-            self.world.at(self._paused_until + 1e-4, lambda: self._run_job(life, job, rest))
-            return
-        self.guard(lambda: self._really_run(life, job, rest))
+        def run() -> None:
+            if life == self.incarnation:
+                self.guard(lambda: self._really_run(life, job, rest))
+
+        self.when_awake(run)  # SIGSTOP stops the sync thread too
 
     def _really_run(self, life: int, job: Any, rest: float) -> None:
         try:
@@ -466,7 +464,7 @@ class SimNode(HarmedDisk):
             self.world.after(0.1, lambda: self._run_job(life, job, rest))
             return
         self.world.trace(f"synced {self.name}")
-        self.world.after(rest, lambda: self._synced(life, job))
+        self._disk_busy(rest, lambda: self._synced(life, job))
 
     def _synced(self, life: int, job: Any) -> None:
         if life != self.incarnation:
@@ -488,9 +486,7 @@ class SimNode(HarmedDisk):
 
     def heal(self) -> None:
         """The end of faults: disk, clock and process work again."""
-        self.disk.heal()
-        self.disk.capacity = None
-        self.sync_factor = 1.0
+        self.disk_heals()
         self.clock.cost = 0.0
         if self.running and self.hurt and self._hurt_in == self.incarnation:
             self._down("restarted to find its rot", lose_unsynced=False, silently=False)

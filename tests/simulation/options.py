@@ -56,6 +56,7 @@ class Options:
     snapshot_chunk_bytes: int
     snapshot_entries: int
     real_birth: bool  # the cluster is born by R5 under faults, else it is there from the start
+    aimed_every: float  # mean seconds between power cuts aimed at one kind of disk call; 0: none
     rivals: bool  # members draw the same election timeouts: they stand against each other
     weights: dict[str, float] = field(default_factory=dict)
 
@@ -95,5 +96,6 @@ def draw(rng: random.Random, nodes: int | None = None) -> Options:
         snapshot_entries=rng.choice((20, 100, 1 << 30)),
         real_birth=rng.random() < 0.2,
         rivals=rng.random() < 0.25,
+        aimed_every=rng.choice((0.0, 0.0, 0.5, 2.0)),  # drawn last: what came before it stays as it was
         weights=weights,
     )

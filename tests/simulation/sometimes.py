@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from tests.simulation.nemesis import AIMS
 from tests.simulation.options import FAULTS
 
 SEEDS_TO_TELL = 200
@@ -25,7 +26,9 @@ BOTH = (
     "event transfer_started", "link found dead", "sent TimeoutNow", "sent StaleTerm", "datagram doubled",
     "datagram late", "died: power cut in a disk call", "died: crash at boot", "died: disk error at boot",
     "died of EIO", "sync job waits for space", "damage without effect", "boot refused after damage",
-    "died of damage found while running", "power lost after an ack", "reads served", "reads refused",
+    "died of damage found while running", "old answer again",
+    *(f"aimed at {operation} of {prefix}" for operation, prefix, _ in AIMS),
+    "power lost after an ack", "reads served", "reads refused",
     "reads at a deposed leader", "reads at a leader that was paused", "unknown: node died",
     "core smaller than the cluster", "core without a recovering member",
 )  # fmt: skip
