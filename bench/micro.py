@@ -30,8 +30,9 @@ import msgspec
 from msgspec import msgpack
 
 from trivet.http import messages
-from trivet.http.app import Services, Settings, make_router
+from trivet.http.app import Services, Settings
 from trivet.http.call import Call
+from trivet.http.routes import make_router
 from trivet.machine.commands import MACHINE_VERSION, Genesis, PutQueue, QueueConfig, Request
 from trivet.node.applier import Applier
 from trivet.node.broker import Broker

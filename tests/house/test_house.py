@@ -44,6 +44,7 @@ DOORS = {
     "rich": {"cli"},
 }
 MACHINE_MAY_IMPORT = {
+    "array",
     "__future__", "abc", "base64", "binascii", "bisect", "collections", "dataclasses", "enum", "functools",
     "hashlib", "heapq", "itertools", "msgspec", "operator",
     "struct", "trivet", "typing",

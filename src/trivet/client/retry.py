@@ -39,13 +39,15 @@ class RetryPolicy:
 
     `total_s`: from the first attempt to the last answer, 0 … 50 (0: one attempt).
     `attempt_s`: how long one attempt may take, a long poll's wait on top; doubles after each attempt that
-    ran out (a slow cluster is not made slower by giving up too early), up to `attempt_max_s`.
+    ran out (a slow cluster is not made slower by giving up too early), up to `attempt_max_s`. Where answers have
+    been quick, the first attempt of a call gets less (`Pace`), but not below `attempt_min_s`.
     `connect_s`: how long a connection may take to open: what finds a lost machine.
     `backoff_s` … `backoff_max_s`: the ceiling of the random pause once every node was tried.
     """
 
     total_s: float = 30.0
     attempt_s: float = 1.5
+    attempt_min_s: float = 0.75
     attempt_max_s: float = 10.0
     connect_s: float = 0.75
     backoff_s: float = 0.02
@@ -54,18 +56,49 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         if not 0 <= self.total_s <= RETRY_S_MAX:
             raise ValueError(f"total_s is {self.total_s}; it must be 0 … {RETRY_S_MAX:g} seconds (R12)")
-        if not 0 < self.attempt_s <= self.attempt_max_s:
-            raise ValueError("attempt_s must be above 0 and at most attempt_max_s")
+        if not 0 < self.attempt_s <= self.attempt_max_s or self.attempt_min_s <= 0:
+            raise ValueError("attempt_s and attempt_min_s must be above 0, attempt_s at most attempt_max_s")
         if self.connect_s <= 0 or not 0 < self.backoff_s <= self.backoff_max_s:
             raise ValueError("connect_s and backoff_s must be above 0, backoff_s at most backoff_max_s")
 
-    def attempt_timeout_s(self, timeouts: int, wait_ms: int) -> float:
-        """For the attempt after `timeouts` attempts of this call have run out."""
-        return min(self.attempt_max_s, self.attempt_s * 2.0 ** min(timeouts, 10)) + wait_ms / 1000
+    def attempt_timeout_s(self, timeouts: int, pace: Pace) -> float:
+        """For the attempt after `timeouts` attempts of this call have run out, without a long poll's wait."""
+        if timeouts == 0:
+            return min(self.attempt_s, max(self.attempt_min_s, pace.patience_s))
+        return min(self.attempt_max_s, self.attempt_s * 2.0 ** min(timeouts, 10))
 
     def pause_s(self, rounds: int, rng: random.Random) -> float:
         """Full jitter: anything from 0 to the ceiling of this round."""
         return rng.uniform(0, min(self.backoff_max_s, self.backoff_s * 2.0 ** min(rounds, 16)))
+
+
+class Pace:
+    """How long answers take, as TCP estimates it (RFC 6298): smoothed time plus four times its deviation.
+
+    A lost or stopped machine says nothing (R34): of a cluster that answers in milliseconds a second of silence is
+    news, of one that takes half a second it is not. A time that ran out tells only that it was too short.
+    """
+
+    def __init__(self) -> None:
+        self._mean_s: float | None = None
+        self._deviation_s = 0.0
+
+    @property
+    def patience_s(self) -> float:
+        """Beyond it silence is unusual; endless before the first answer."""
+        return float("inf") if self._mean_s is None else self._mean_s + 4 * self._deviation_s
+
+    def answered(self, took_s: float) -> None:
+        """An answer came, after so long."""
+        if self._mean_s is None:
+            self._mean_s, self._deviation_s = took_s, took_s / 2
+            return
+        self._deviation_s += (abs(took_s - self._mean_s) - self._deviation_s) / 4
+        self._mean_s += (took_s - self._mean_s) / 8
+
+    def ran_out(self, after_s: float) -> None:
+        """No answer came for so long. It counts as one that took as long."""
+        self.answered(after_s)
 
 
 def judge(status: int, data: Any, *, ours: bool) -> tuple[Verdict, ApiError | None]:

@@ -17,7 +17,7 @@ import aiohttp
 import msgspec
 
 from trivet.client.errors import ApiError, BadAnswer, OutcomeUnknown, Unreachable
-from trivet.client.retry import RetryPolicy, Verdict, judge
+from trivet.client.retry import Pace, RetryPolicy, Verdict, judge
 from trivet.client.ring import Ring, origin_of
 from trivet.units import Clock
 
@@ -130,6 +130,7 @@ class Session:
         self.ring = ring
         self.policy = policy
         self.stats = Stats()
+        self._pace = Pace()
         self.clock: Clock = clock or SystemClock()
         self._rng = rng or random.Random()  # jitter only: nothing is decided by it
         self._token = token
@@ -159,11 +160,7 @@ class Session:
         write = method != "GET" if write is None else write
         if write and request_id is None:
             request_id = secrets.token_hex(16)
-        sent = {
-            "Accept": self._media,
-            "Trivet-Election-Wait": str(self._election_wait_ms()),
-            **(headers or {}),
-        }
+        sent = {"Accept": self._media, **(headers or {})}
         if request_id is not None:
             sent["Idempotency-Key"] = request_id
         payload = None
@@ -182,17 +179,13 @@ class Session:
             self.stats.failed_calls += 1
             raise
 
-    def _election_wait_ms(self) -> int:
-        """How long a node may hold the request while it knows no leader: it must say so before our
-        timeout, or a plain "no leader" would look like an unknown outcome."""
-        return int(self.policy.attempt_s * 700)
-
     # --- the loop over attempts ---------------------------------------------------------------------
 
     async def _run(self, call: _Call) -> Result:
         while True:
-            origin = self.ring.pick(call.tried, self.clock.monotonic())
-            if origin is None:
+            now_s = self.clock.monotonic()
+            origin = self.ring.pick(call.tried, now_s)
+            if origin is None or (self.ring.is_bad(origin, now_s) and self._answered(call, now_s)):
                 await self._next_round(call)
                 continue
             answer = await self._follow(call, origin)
@@ -205,6 +198,11 @@ class Session:
                 call.tried.update(self.ring.members, self.ring.learned)  # all the same: pause
             if self.clock.monotonic() >= call.deadline_s:
                 self._end(call)
+
+    def _answered(self, call: _Call, now_s: float) -> bool:
+        """A node that was tried in this round did answer. While it has not heard of a silent leader's end yet it
+        still names it: asking it again soon is better than waiting for the silent one once more (R34)."""
+        return any(not self.ring.is_bad(one, now_s) for one in call.tried)
 
     async def _follow(self, call: _Call, origin: str) -> _Answer:
         """One node, and the redirects it gives, at most `HOPS_MAX`."""
@@ -271,7 +269,11 @@ class Session:
     async def _attempt(self, call: _Call, origin: str, url: str) -> _Answer:
         now_s = self.clock.monotonic()
         left_s = max(call.deadline_s - now_s, 0.05)
-        timeout_s = self.policy.attempt_timeout_s(call.timeouts, call.wait_ms)
+        patience_s = self.policy.attempt_timeout_s(call.timeouts, self._pace)
+        # How long a node may hold the request while it knows no leader: it must say so before our timeout,
+        # or a plain "no leader" would look like an unknown outcome.
+        call.headers["Trivet-Election-Wait"] = str(int(patience_s * 700))
+        timeout_s = patience_s + call.wait_ms / 1000
         if self.policy.total_s > 0:
             timeout_s = min(timeout_s, left_s)
         if call.attempts == 0:
@@ -282,8 +284,10 @@ class Session:
         try:
             async with asyncio.timeout(timeout_s):
                 answer = await self._request(call, origin, url, sent)
+            if not call.wait_ms:
+                self._pace.answered(self.clock.monotonic() - now_s)
         except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError, ValueError) as error:
-            answer = self._broken(call, origin, sent.times, error)
+            answer = self._broken(call, origin, now_s, sent.times, error)
         if sent.times > 1:  # aiohttp itself sends some methods twice over a kept connection
             call.unknown = call.unknown or call.write
             self.stats.attempts += sent.times - 1
@@ -311,11 +315,15 @@ class Session:
             verdict, error = Verdict.REFUSED, BadAnswer(f"{origin} answers, but it is no Trivet node")
         return _Answer(verdict, error, data, response.status, response.headers)
 
-    def _broken(self, call: _Call, origin: str, times_sent: int, error: Exception) -> _Answer:
+    def _broken(
+        self, call: _Call, origin: str, sent_at_s: float, times_sent: int, error: Exception
+    ) -> _Answer:
+        now_s = self.clock.monotonic()
         timed_out = isinstance(error, TimeoutError)
         if timed_out and times_sent:
             call.timeouts += 1
-        now_s = self.clock.monotonic()
+            if not call.wait_ms:
+                self._pace.ran_out(now_s - sent_at_s)
         self.ring.failed(origin, now_s, BAD_AFTER_TIMEOUT_S if timed_out else BAD_FOR_S)
         verdict = Verdict.UNKNOWN if times_sent else Verdict.NOT_SENT
         said = str(error) or type(error).__name__

@@ -48,13 +48,15 @@ def enqueue(m: Machine, queue: Queue, drafts: Sequence[Draft]) -> tuple[Enqueued
     ):
         return None
     now, epoch, mark, ready = m.clock_ms, queue.epoch, m.walk_mark, READY
-    first = number = m.next_number
-    first_place = place = m.next_place
+    first, first_place = m.next_number, m.next_place
     priority = drafts[0].priority
-    order = ready_order(priority, 0)
     made: list[Message] = []
     size_sum = 0
-    for draft in drafts:
+    numbers = list(range(first, first + len(drafts)))
+    places = list(range(first_place, first_place + len(drafts)))
+    # Without a priority the very same objects: what a message holds and what the containers hold of it is one.
+    keys = [ready_order(priority, each) for each in places] if priority else places
+    for draft, number, place, key in zip(drafts, numbers, places, keys, strict=True):
         if (
             draft.key is not None
             or draft.group is not None
@@ -92,28 +94,25 @@ def enqueue(m: Machine, queue: Queue, drafts: Sequence[Draft]) -> tuple[Enqueued
                 None,
                 None,
                 size,
-                order | place,
+                key,
                 place,
             )
         )
-        number += 1
-        place += 1
     count = len(made)
     if mark:
         m.touch(queue)
-    m.next_number, m.next_place = number, place
+    m.next_number, m.next_place = first + count, first_place + count
     queue.totals.enqueued += count
     queue.counts[READY] += count
     queue.waiting_bytes += size_sum
     queue.ready_bytes += size_sum
-    m.messages.add_many(range(first, number), made)
+    m.messages.add_many(numbers, made)
     queue.index.add_run(first, made)
-    places = range(first_place, place)
-    queue.ready.push_run(range(order | first_place, (order | first_place) + count), made)
+    queue.ready.push_run(keys, made)
     queue.ages.push_run(places, made)
     m.hints.ready[queue.name] = None
     state = STATE_NAMES[READY]
-    return tuple([EnqueuedOne(each, state) for each in range(first, number)])
+    return tuple([EnqueuedOne(each, state) for each in numbers])
 
 
 def lease(
@@ -124,13 +123,14 @@ def lease(
     if wanted < FEWEST or not queue.ready.only_run:
         return wanted, bytes_left
     now = m.clock_ms
-    run = queue.ready.run
+    run_keys, run = queue.ready.run_keys, queue.ready.run
     taken: list[Message] = []
     size_sum = 0
     full = False
     while run and wanted:
-        key, message = run[0]
-        if message.ready_key != key:
+        message = run[0]
+        if message.ready_key != run_keys[0]:
+            run_keys.popleft()
             run.popleft()
             continue
         if message.draft.group is not None or 0 < message.expires_at_ms <= now:
@@ -139,6 +139,7 @@ def lease(
         if size > bytes_left and (taken or grants):
             full = True
             break
+        run_keys.popleft()
         run.popleft()
         taken.append(message)
         wanted -= 1

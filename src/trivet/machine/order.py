@@ -7,6 +7,7 @@ is done a few entries at a time (contract 4).
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,22 +37,25 @@ class LazyHeap(Generic[R]):
     to one record only (or the records have an order of their own). To move a record, give it another current key
     and `push` it again after `drop`; to remove it, give it a key that is never used (0) and `drop`.
 
-    Most keys come in ascending order (places, deadlines of equal leases): those wait in `run`, a plain queue,
-    and only the others need the heap. ``live`` counts the records that count. What is stale at the front of the
+    Most keys come in ascending order (places, deadlines of equal leases): those wait in `run_keys` and `run`, two
+    plain queues side by side (a pair for each would be 80 bytes of every waiting message), and only the others
+    need the heap. ``live`` counts the records that count. What is stale at the front of the
     run leaves as records are dropped; in all, stale entries are at most about as many as live ones: beyond that
     all of it becomes old and moves to a new run and heap, `MIGRATE_STEP` entries for each push.
     """
 
-    __slots__ = ("_current", "_heap", "_old", "_old_run", "live", "run", "slack")
+    __slots__ = ("_current", "_heap", "_old", "_old_keys", "_old_run", "live", "run", "run_keys", "slack")
 
     def __init__(self, current: Callable[[R], int], slack: int = SLACK) -> None:
         """`slack`: stale entries that are always allowed. A heap of which there is one may have many."""
         self._current = current
         self.slack = slack
-        self.run: deque[tuple[int, R]] = deque()  # ascending keys
+        self.run_keys: deque[int] = deque()  # ascending; use the key's own object, not an equal one
+        self.run: deque[R] = deque()  # whose they are
         self._heap: list[tuple[int, R]] = []
         self._old: list[tuple[int, R]] = []
-        self._old_run: deque[tuple[int, R]] = deque()
+        self._old_keys: deque[int] = deque()
+        self._old_run: deque[R] = deque()
         self.live = 0
 
     @property
@@ -62,11 +66,12 @@ class LazyHeap(Generic[R]):
     def push(self, key: int, record: R) -> None:
         """Add `record`, whose current key is `key` already."""
         self.live += 1
-        run = self.run
-        if run and key <= run[-1][0] and len(run) <= SPILL:
+        keys, run = self.run_keys, self.run
+        if keys and key <= keys[-1] and len(keys) <= SPILL:
             self._spill()
-        if not run or key > run[-1][0]:
-            run.append((key, record))
+        if not keys or key > keys[-1]:
+            keys.append(key)
+            run.append(record)
         else:
             heappush(self._heap, (key, record))
         if self._old or self._old_run:
@@ -77,16 +82,17 @@ class LazyHeap(Generic[R]):
     def _spill(self) -> None:
         """A few high keys do not keep all later ones from the run: they go into the heap."""
         while self.run:
-            heappush(self._heap, self.run.popleft())
+            heappush(self._heap, (self.run_keys.popleft(), self.run.popleft()))
 
     def push_run(self, keys: Sequence[int], records: Sequence[R]) -> None:
         """`push` each; the keys, at least one, ascend."""
-        run = self.run
-        if self._old or self._old_run or (run and keys[0] <= run[-1][0]):
+        run, run_keys = self.run, self.run_keys
+        if self._old or self._old_run or (run and keys[0] <= run_keys[-1]):
             for key, record in zip(keys, records, strict=True):
                 self.push(key, record)
             return
-        run.extend(zip(keys, records, strict=True))
+        run_keys.extend(keys)
+        run.extend(records)
         self.live += len(keys)
         if len(run) + len(self._heap) > 2 * self.live + self.slack:
             self._renew()
@@ -94,18 +100,16 @@ class LazyHeap(Generic[R]):
     def drop(self, count: int = 1) -> None:
         """So many records stopped counting: their current key was changed."""
         self.live -= count
-        run, current = self.run, self._current
+        keys, run, current = self.run_keys, self.run, self._current
         for _ in range(2 * count):
-            if not run:
+            if not run or current(run[0]) == keys[0]:
                 return
-            key, record = run[0]
-            if current(record) == key:
-                return
+            keys.popleft()
             run.popleft()
 
     def _renew(self) -> None:
-        self._old, self._old_run = self._heap, self.run
-        self._heap, self.run = [], deque()
+        self._old, self._old_keys, self._old_run = self._heap, self.run_keys, self.run
+        self._heap, self.run_keys, self.run = [], deque(), deque()
 
     def _migrate(self) -> None:
         # The last leaf of a heap, and the first entry of a run, can be taken without breaking it.
@@ -114,7 +118,7 @@ class LazyHeap(Generic[R]):
             if old:
                 entry = old.pop()
             elif old_run:
-                entry = old_run.popleft()
+                entry = self._old_keys.popleft(), old_run.popleft()
             else:
                 return
             if current(entry[1]) == entry[0]:
@@ -124,13 +128,14 @@ class LazyHeap(Generic[R]):
         """The smallest entry that counts. It stays."""
         current = self._current
         best: tuple[int, R] | None = None
-        for run in (self.run, self._old_run):
+        for keys, run in ((self.run_keys, self.run), (self._old_keys, self._old_run)):
             while run:
-                key, record = entry = run[0]
+                key, record = keys[0], run[0]
                 if current(record) == key:
-                    if best is None or entry < best:
-                        best = entry
+                    if best is None or (key, record) < best:
+                        best = key, record
                     break
+                keys.popleft()
                 run.popleft()
         for heap in (self._heap, self._old):
             while heap:
@@ -149,14 +154,18 @@ class LazyHeap(Generic[R]):
 
     def take_storage(self) -> list[Storage]:
         """Empty the heap at once and hand out its parts, so that they can be freed a little at a time."""
-        parts: list[Storage] = [part for part in (self.run, self._heap, self._old, self._old_run) if part]
-        self.run, self._heap, self._old, self._old_run, self.live = deque(), [], [], deque(), 0
+        runs = (self.run_keys, self.run, self._old_keys, self._old_run)
+        parts: list[Storage] = [part for part in (*runs, self._heap, self._old) if part]
+        self._heap, self._old, self.live = [], [], 0
+        self.run_keys, self.run, self._old_keys, self._old_run = deque(), deque(), deque(), deque()
         return parts
 
     def entries(self) -> Iterator[tuple[int, R]]:
         """All that is held, stale or not, in no order: for checks."""
-        for part in (self.run, self._heap, self._old, self._old_run):
-            yield from part
+        yield from zip(self.run_keys, self.run, strict=True)
+        yield from zip(self._old_keys, self._old_run, strict=True)
+        yield from self._heap
+        yield from self._old
 
     def stored(self) -> int:
         """Entries held, stale ones too (a bound to test, not a count of anything)."""
@@ -166,7 +175,7 @@ class LazyHeap(Generic[R]):
 class Index(Generic[R]):
     """Records by a number, in ascending order, with a seek: what browsing, sweeping and walking need.
 
-    Chunks of at most `CHUNK` numbers with their records. Adding at the end and removing anywhere are
+    Chunks of at most `CHUNK` numbers (packed: below 2**63) with their records. Adding at the end and removing anywhere are
     cheap; adding in the middle is possible (a redrive to another queue).
     """
 
@@ -174,7 +183,7 @@ class Index(Generic[R]):
 
     def __init__(self) -> None:
         self._maxes: list[int] = []
-        self._numbers: list[list[int]] = []
+        self._numbers: list[array[int]] = []
         self._records: list[list[R | None]] = []
         self._lives: list[int] = []
         self.live = 0
@@ -191,7 +200,7 @@ class Index(Generic[R]):
                 maxes[-1] = number
             else:
                 maxes.append(number)
-                self._numbers.append([number])
+                self._numbers.append(array("q", (number,)))
                 self._records.append([record])
                 self._lives.append(1)
             return
@@ -205,7 +214,7 @@ class Index(Generic[R]):
         while done < len(records):
             if not self._maxes or len(self._numbers[-1]) >= CHUNK:
                 self._maxes.append(0)
-                self._numbers.append([])
+                self._numbers.append(array("q"))
                 self._records.append([])
                 self._lives.append(0)
             part = records[done : done + CHUNK - len(self._numbers[-1])]
@@ -253,7 +262,7 @@ class Index(Generic[R]):
         """`discard` each; cheapest when they ascend."""
         below = above = -1  # the numbers of the chunk at hand are above `below` and at most `above`
         at = inside = count = 0
-        chunk: list[int] = []
+        chunk = array("q")
         records: list[R | None] = []
         for number in numbers:
             if not below < number <= above:
@@ -287,7 +296,7 @@ class Index(Generic[R]):
             return
         numbers, records = self._numbers[at], self._records[at]
         kept = [i for i, record in enumerate(records) if record is not None]
-        self._numbers[at] = [numbers[i] for i in kept]
+        self._numbers[at] = array("q", [numbers[i] for i in kept])
         self._records[at] = [records[i] for i in kept]
         self._maxes[at] = self._numbers[at][-1]
 

@@ -104,7 +104,7 @@ class Header(Struct, array_like=True):
     dead_forgotten: int  # dropped because of max_dead
 
 
-class MessageData(Struct, array_like=True):
+class MessageData(Struct, array_like=True, gc=False):
     """`Message.to_data` as it comes back from a snapshot: decode into this, then `Machine.load_message`."""
 
     number: int

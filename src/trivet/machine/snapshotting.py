@@ -22,6 +22,7 @@ import msgspec
 
 from trivet.machine.core import Machine
 from trivet.machine.effects import EntryEffects
+from trivet.machine.loading import Loader
 from trivet.machine.order import Index, Storage
 from trivet.machine.persistent import (
     EffectData,
@@ -170,6 +171,7 @@ class Builder:
 
     def __init__(self) -> None:
         self._machine: Machine | None = None
+        self._messages: Loader | None = None
         self._unarmed: list[Queue] | None = None  # queues whose keys are not armed yet
         self._armed = 0  # the last key armed in the last of them
 
@@ -181,9 +183,14 @@ class Builder:
                     raise ValueError("a second header record")
                 self._machine = Machine()
                 self._machine.load_header(_DECODERS[HEADER].decode(record))
+                self._messages = Loader(self._machine)
                 return
-            if self._machine is None:
+            if self._machine is None or self._messages is None:
                 raise ValueError("records before the header record")
+            if table == MESSAGES:
+                self._messages.add(_MESSAGE.decode(record))
+                return
+            self._messages.flush()
             if table not in _LOADERS:
                 raise ValueError(f"unknown table {table}")
             _LOADERS[table](self._machine, _DECODERS[table].decode(record))
@@ -202,6 +209,8 @@ class Builder:
     def arm_some(self) -> bool:
         """A bounded piece of what can be done only when all records are here; True when there is no more."""
         machine = self._need()
+        if self._messages is not None:
+            self._messages.flush()
         if self._unarmed is None:
             self._unarmed = list(machine.by_uid.values())
         if self._unarmed:
@@ -264,10 +273,10 @@ def _free(containers: Sequence[Storage | dict[Any, Any]]) -> Generator[None, Non
             yield
 
 
+_MESSAGE = msgspec.msgpack.Decoder(MessageData)
 _DECODERS: dict[int, msgspec.msgpack.Decoder[Any]] = {
     HEADER: msgspec.msgpack.Decoder(Header),
     QUEUES: msgspec.msgpack.Decoder(QueueData),
-    MESSAGES: msgspec.msgpack.Decoder(MessageData),
     KEYS: msgspec.msgpack.Decoder(KeyData),
     EFFECTS: msgspec.msgpack.Decoder(EffectData),
     SWEEPS: msgspec.msgpack.Decoder(SweepData),
@@ -277,7 +286,6 @@ _DECODERS: dict[int, msgspec.msgpack.Decoder[Any]] = {
 
 _LOADERS: dict[int, Callable[[Machine, Any], None]] = {
     QUEUES: Machine.load_queue,
-    MESSAGES: Machine.load_message,
     KEYS: Machine.load_key,
     EFFECTS: Machine.load_effect,
     SWEEPS: Machine.load_sweep,

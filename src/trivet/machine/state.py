@@ -57,14 +57,14 @@ def wake_at_ms(key: int) -> int:
     return key >> 64
 
 
-# The order among ready messages: higher priority first, then place. Places stay below 2**52.
+# The order among ready messages: higher priority first, then place. Places are above 0 and below 2**52.
 _PLACE_BITS = 52
-_PRIORITY_BASE = 1024  # above PRIORITY_MAX, so that a key is never 0
 
 
 def ready_order(priority: int, place: int) -> int:
-    """The key of a ready message in its queue's heap."""
-    return (_PRIORITY_BASE - priority) << _PLACE_BITS | place
+    """The key of a ready message in its queue's heap: never 0, and without a priority the very object `place`
+    (another one would be 48 bytes of each message)."""
+    return place - (priority << _PLACE_BITS) if priority else place
 
 
 class Message(Struct, eq=False, gc=False):

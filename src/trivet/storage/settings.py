@@ -19,7 +19,7 @@ class StorageSettings:
     """
 
     segment_bytes: int = 64 * MIB
-    cache_bytes: int = 64 * MIB
+    cache_bytes: int = 16 * MIB
     watermark_s: float = 0.7
     damaged_files_max: int = 8
     salt: int = 0

@@ -241,22 +241,23 @@ class SnapshotReader:
 
     def _drain(self, out_of_time: OutOfTime) -> bool:
         """Hand over the whole records of the stream; False when the time ran out before the last."""
-        stream = self._stream
-        while (start := self._stream_at + _RECORD.size) <= len(stream):
-            table, length = _RECORD.unpack_from(stream, self._stream_at)
+        stream, at, have = self._stream, self._stream_at, len(self._stream)
+        unpack, take, counts = _RECORD.unpack_from, self._taker.add, self._counts
+        while (start := at + _RECORD.size) <= have:
+            table, length = unpack(stream, at)
             if length > RECORD_BYTES_MAX:
                 raise ValueError(f"snapshot record of {length} bytes, the most is {RECORD_BYTES_MAX}")
             end = start + length
-            if end > len(stream):
+            if end > have:
                 break
-            data = bytes(memoryview(stream)[start:end])
-            self._counts[table] = self._counts.get(table, 0) + 1
+            data = bytes(stream[start:end])
+            counts[table] = counts.get(table, 0) + 1
             self._digest += record_digest(table, data)
-            self._taker.add(table, data)
-            self._stream_at = end
+            take(table, data)
+            self._stream_at = at = end
             if out_of_time():
                 return False
-        del stream[: self._stream_at]
+        del stream[:at]
         self._stream_at = 0
         return True
 

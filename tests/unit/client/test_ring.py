@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from trivet.client.retry import RetryPolicy, Verdict, judge, problem
+from trivet.client.retry import Pace, RetryPolicy, Verdict, judge, problem
 from trivet.client.ring import Ring, origin_of
 
 
@@ -70,8 +70,37 @@ def test_pauses_have_full_jitter_under_a_growing_ceiling() -> None:
 
 def test_attempts_get_more_time_after_each_that_ran_out_and_waits_on_top() -> None:
     policy = RetryPolicy()
-    assert [policy.attempt_timeout_s(n, 0) for n in (0, 1, 2, 3, 50)] == [1.5, 3.0, 6.0, 10.0, 10.0]
-    assert policy.attempt_timeout_s(0, 20_000) == 21.5
+    assert [policy.attempt_timeout_s(n, Pace()) for n in (0, 1, 2, 3, 50)] == [1.5, 3.0, 6.0, 10.0, 10.0]
+
+
+def paced(*answers_s: float) -> Pace:
+    pace = Pace()
+    for took_s in answers_s:
+        pace.answered(took_s)
+    return pace
+
+
+def test_r34_silence_is_news_sooner_where_answers_are_quick() -> None:
+    policy = RetryPolicy()
+    assert policy.attempt_timeout_s(0, paced(*[0.01] * 10)) == policy.attempt_min_s
+    # half a second, give or take two tenths: a loaded cluster is not asked twice
+    assert policy.attempt_timeout_s(0, paced(*[0.3, 0.7] * 20)) > 1.2
+    assert policy.attempt_timeout_s(0, paced(*[2.0] * 10)) == policy.attempt_s
+    # one slow answer widens it at once, and is forgotten in a few
+    pace = paced(*[0.01] * 10, 1.0)
+    assert policy.attempt_timeout_s(0, pace) > 1.0
+    for _ in range(10):
+        pace.answered(0.01)
+    assert policy.attempt_timeout_s(0, pace) == policy.attempt_min_s
+
+
+def test_what_ran_out_counts_as_slow() -> None:
+    policy, pace = RetryPolicy(), paced(*[0.7] * 20)
+    before_s = policy.attempt_timeout_s(0, pace)
+    pace.ran_out(before_s)
+    pace.ran_out(before_s + 1)
+    assert policy.attempt_timeout_s(0, pace) > before_s
+    assert policy.attempt_timeout_s(1, pace) == 2 * policy.attempt_s
 
 
 @pytest.mark.parametrize(
