@@ -1,6 +1,6 @@
 """The loop around a replica on real sockets and a real disk (design 2 and 4).
 
-One turn: tick → pull a batch → take the next sync job → flush what may leave (what already waits for the
+One turn: tick (if there is something to do, else only by the timer) → pull a batch → take the next sync job → flush what may leave (what already waits for the
 disk or the wire goes before the tick). Turns are asked for by
 `wake` (a frame, a proposal, a finished sync), joined into one by the event loop, and by a timer at most
 20 ms apart. Nothing between a request and its commit waits for the timer.
@@ -43,6 +43,11 @@ class DrivenReplica(Protocol):
     @property
     def busy(self) -> bool:
         """More slices wait (apply, snapshot, install)."""
+        ...
+
+    @property
+    def steady(self) -> bool:
+        """A tick now would do nothing that the timer's next one does not do as well."""
         ...
 
     def peer_up(self, peer: str, hello: Any) -> None: ...
@@ -230,7 +235,8 @@ class Driver:
             # receiving leaves, before this node applies anything (up to 5 ms, R25).
             self._begin_sync()
             self._flush()
-            self._replica.tick()
+            if timer or not self._replica.steady:
+                self._replica.tick()
             if self._on_turn is not None:
                 self._on_turn()
             if timer and self._on_timer is not None:

@@ -103,6 +103,11 @@ class Elections:
         self._owed.pop(name, None)
         self.turns.gone(name)
 
+    @property
+    def asking(self) -> bool:
+        """A PreVote round is under way or won."""
+        return self._asking
+
     # --- the gate -------------------------------------------------------------------------------------
 
     def gate(self) -> None:

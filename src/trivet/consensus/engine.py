@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from trivet.consensus.acquaintance import Acquaintance
 from trivet.consensus.applying import Applying
-from trivet.consensus.contained import CANDIDATE, LEADER, NO_OP, Contained, Member
+from trivet.consensus.contained import CANDIDATE, FOLLOWER, LEADER, NO_OP, Contained, Member
 from trivet.consensus.elections import Elections
 from trivet.consensus.founding import Founding
 from trivet.consensus.handover import Handover
@@ -194,6 +194,15 @@ class Engine(Contained):
         if self.handover.under_way:
             return "draining"
         return "overloaded" if self.proposals.full else None
+
+    @property
+    def steady(self) -> bool:
+        if not self.born or self.stopped or self.applying.behind or self.taker.busy or self.installer.busy:
+            return False
+        if self.state == LEADER:
+            return not (self.handover.under_way or self.replication.can_commit())
+        settled = self.state == FOLLOWER and self.leader_node is not None and not self.transfer_pending
+        return settled and not self.elections.asking and self.election_deadline >= self.now()
 
     def health(self) -> Health:
         return Health(

@@ -216,6 +216,12 @@ class Replica:
         return engine.applying.behind or engine.taker.busy or engine.installer.busy
 
     @property
+    def steady(self) -> bool:
+        """Nothing to commit, apply, elect or hand over: until the next input a tick brings only what time does
+        (heartbeats, deadlines), and the timer's ticks are often enough for that."""
+        return self._engine.steady
+
+    @property
     def leader_contact_ms(self) -> int | None:
         """Since the leader was last heard of; 0 on the leader, None when there is none."""
         engine = self._engine

@@ -280,5 +280,13 @@ class Replication:
         heard = 1 + sum(1 for p in self._of.values() if p.counts and p.echo >= sequence)
         return heard >= self._engine.peers.quorum
 
+    def can_commit(self) -> bool:
+        """Whether a majority, this node included, holds the entry after the last committed one durably."""
+        engine = self._engine
+        index = engine.commit_index + 1
+        if engine.storage.durable_index < index:
+            return False
+        return 1 + sum(1 for match in engine.counted_match.values() if match >= index) >= engine.peers.quorum
+
     def counted_peers(self) -> list[Peer]:
         return [peer for peer in self._engine.peers if self.counts(peer)]

@@ -1,30 +1,39 @@
-"""The whole API as one function from request to response: routes, manners, errors (api.md, Manners)."""
+"""The whole API as one function from request to response: manners, errors (api.md, Manners)."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 from aiohttp.web import BaseRequest, Response
 
 from trivet.errors import TrivetError, invalid
-from trivet.http import cluster, content, dead, effects, health, leader, messages, problems, queues
-from trivet.http.call import Call, Reply, not_yet
+from trivet.http import content, leader, problems, quick
+from trivet.http.call import Call, Plain, Reply
 from trivet.http.codec import JSON, MEDIA, MSGPACK
-from trivet.http.routing import Kind, Router, parse_query
+from trivet.http.quick import Opened, QuickRequest
+from trivet.http.routes import make_router
+from trivet.http.routing import Kind, parse_query
 from trivet.limits import REQUEST_BYTES_MAX
-from trivet.node.broker import Broker
+from trivet.node.broker import Broker, Committed
 from trivet.node.waiters import Waiters
 
 log = logging.getLogger(__name__)
 
 Observe = Callable[[str, str, int, float], None]
 """route template, method, status, seconds"""
+
+Answered = Callable[[bytes, bool], None]
+"""Takes the bytes of an answer, and whether the connection ends with it."""
+
+ENDS_CONNECTION = (408, 413, 415)  # what else the client sends of this request is not read
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +67,10 @@ class Services:
             await self._forwarder.close()
             self._forwarder = None
 
-    async def read_body(self, request: BaseRequest) -> bytes:
+    async def read_body(self, request: BaseRequest | QuickRequest) -> bytes:
         """The whole body, bounded in bytes and time (a slow sender holds no more than its own connection)."""
+        if isinstance(request, QuickRequest):
+            return request.body
         length = request.content_length
         if length is not None and length > REQUEST_BYTES_MAX:
             raise _too_large()
@@ -100,10 +111,19 @@ class Api:
     def __init__(self, services: Services, observe: Observe | None = None) -> None:
         self._services = services
         self._observe = observe
+        self._told: tuple[str, str, int, str | None] | None = None
+        self._told_text = ""
         self.router = make_router()
 
     async def __call__(self, request: BaseRequest) -> Response:
         began = time.perf_counter()
+        template, call, reply = await self._reply(request)
+        response = self._response(request, call, reply)
+        self._note(template, request.method, reply.status, began)
+        return response
+
+    async def _reply(self, request: BaseRequest | QuickRequest) -> tuple[str, Call | None, Reply]:
+        """The route's template, the call if it became one, and the answer."""
         template = "unknown"
         call: Call | None = None
         raw_path, _, raw_query = request.raw_path.partition("?")
@@ -125,13 +145,108 @@ class Api:
             reply = _refused(error)
         except asyncio.CancelledError:
             raise
-        except Exception as error:  # the last line of defence: an answer, and a trace for us
-            log.exception("request_failed", extra={"route": template, "error": repr(error)})
-            reply = _refused(TrivetError("internal", "an unforeseen error; the outcome is unknown"))
-        response = self._response(request, call, reply)
+        except Exception as error:  # noqa: BLE001 the last line of defence: an answer, and a trace for us
+            reply = _failed(template, error)
+        return template, call, reply
+
+    def _note(self, template: str, method: str, status: int, began: float) -> None:
         if self._observe is not None:
-            self._observe(template, request.method, reply.status, time.perf_counter() - began)
-        return response
+            self._observe(template, method, status, time.perf_counter() - began)
+
+    # --- small requests that came whole -----------------------------------------------------------------
+
+    def start(self, request: QuickRequest, answered: Answered) -> Coroutine[Any, Any, None] | None:
+        """`answered` is called once: at once, or in the turn of the loop that applies the command. If that takes
+        more than a command, a coroutine comes back, which answers when it is run (and not if it is cancelled)."""
+        began = time.perf_counter()
+        call = self._plain_call(request)
+        plain = None if call is None else _plain(call)
+        if call is None or plain is None:
+            return self._whole(request, answered, began)
+
+        def end(result: Committed | TrivetError) -> None:
+            template = call.route.template
+            try:
+                if isinstance(result, TrivetError):
+                    reply = _refused(plain.refused(result))
+                else:
+                    reply = plain.answer(result)
+                written = self._written(request, call, reply)
+            except Exception as error:  # noqa: BLE001 as in `_reply`; the broker's turn must not end by it
+                reply = _failed(template, error)
+                written = self._written(request, call, reply)
+            answered(*written)
+            self._note(template, request.method, reply.status, began)
+
+        try:
+            self._services.broker.offer(plain.request, end, piece=plain.piece)
+        except TrivetError as error:
+            end(error)
+        return None
+
+    async def _whole(self, request: QuickRequest, answered: Answered, began: float) -> None:
+        template, call, reply = await self._reply(request)
+        answered(*self._written(request, call, reply))
+        self._note(template, request.method, reply.status, began)
+
+    def _plain_call(self, request: QuickRequest) -> Call | None:
+        """The call, if its route takes plain commands, nothing is wrong with its head, and this node leads."""
+        opened = request.head.opened
+        if opened is None:
+            opened = self._opened(request)
+            if opened is None:
+                return None
+            request.head.opened = opened
+        consensus = self._services.broker.consensus
+        if not (consensus.is_leader and consensus.can_propose):
+            return None
+        return Call(
+            request,
+            self._services,
+            opened.route,
+            opened.path,
+            opened.params,
+            opened.query,
+            opened.accept,
+            opened.media,
+            request.body,
+            opened.key,
+        )
+
+    def _opened(self, request: QuickRequest) -> Opened | None:
+        headers = request.headers
+        path, _, raw_query = request.raw_path.partition("?")
+        try:
+            route, params = self.router.find(request.method, path)
+            accept = accepted(headers.get("Accept"))
+            if route.plain is None or raw_query or not request.head.length:
+                return None
+            return Opened(route, path, params, {}, accept, declared_media(headers), request_key(headers))
+        except TrivetError:
+            return None  # said by the general code
+
+    def _written(self, request: QuickRequest, call: Call | None, reply: Reply) -> tuple[bytes, bool]:
+        closing = reply.status in ENDS_CONNECTION
+        common = self._common()
+        common += f"Trivet-Index: {self._services.broker.consensus.applied_index}\r\n"
+        return quick.answer(reply, common, request_name(request, call), closing=closing), closing
+
+    def _common(self) -> str:
+        """The headers of every answer that change with role and term only."""
+        broker = self._services.broker
+        consensus = broker.consensus
+        url = broker.leader_url()
+        role = consensus.role if consensus.recovering is None else "recovering"
+        told = (broker.host.node_id, role, consensus.term, url)
+        if told != self._told:
+            self._told = told
+            node, role, term, url = told
+            self._told_text = (
+                f"Server: trivet\r\nTrivet-Node: {node}\r\nTrivet-Role: {role}\r\nTrivet-Term: {term}\r\n"
+            )
+            if url is not None:
+                self._told_text += f"Trivet-Leader: {url}\r\n"
+        return self._told_text
 
     async def _answer(self, call: Call) -> Reply:
         route = call.route
@@ -171,8 +286,8 @@ class Api:
         response = Response(status=reply.status, body=reply.body, headers=headers)
         if not reply.body:
             response.headers.popall("Content-Type", None)
-        if reply.status in (408, 413, 415):
-            response.force_close()  # what else the client sends of this request is not read
+        if reply.status in ENDS_CONNECTION:
+            response.force_close()
         return response
 
 
@@ -182,6 +297,19 @@ def _refused(error: TrivetError) -> Reply:
     if allowed is not None:
         headers["Allow"] = ", ".join(allowed)
     return Reply(error.status, problems.body(error), problems.PROBLEM, headers)
+
+
+def _failed(template: str, error: Exception) -> Reply:
+    log.exception("request_failed", extra={"route": template, "error": repr(error)})
+    return _refused(TrivetError("internal", "an unforeseen error; the outcome is unknown"))
+
+
+def _plain(call: Call) -> Plain | None:
+    assert call.route.plain is not None
+    try:
+        return call.route.plain(call)
+    except TrivetError:
+        return None  # said by the general code
 
 
 def _check_query(call: Call) -> None:
@@ -196,7 +324,7 @@ def _check_query(call: Call) -> None:
     call.local = consistency == "local" and route.kind is Kind.READ
 
 
-def check_encoding(request: BaseRequest) -> None:
+def check_encoding(request: BaseRequest | QuickRequest) -> None:
     """Bodies come as they are: unpacking one is work without a bound known before. Raises a 415."""
     encoding = request.headers.get("Content-Encoding", "").strip().lower()
     if encoding not in ("", "identity"):
@@ -207,21 +335,30 @@ def check_encoding(request: BaseRequest) -> None:
 
 async def _take_body(call: Call) -> None:
     request = call.request
-    key = request.headers.get("Idempotency-Key")
-    if key is not None:
-        try:
-            call.key = content.text(key, "/Idempotency-Key")
-        except UnicodeEncodeError:
-            raise invalid("must be UTF-8", "/Idempotency-Key") from None
+    call.key = request_key(request.headers)
     call.body = await call.services.read_body(request)
     if call.body:
-        declared = request.headers.get("Content-Type", JSON).partition(";")[0].strip().lower()
-        media = MEDIA.get(declared)
-        if media is None:
-            raise TrivetError(
-                "unsupported_media_type", f'Content-Type "{declared}": only {JSON} and {MSGPACK} are taken'
-            )
-        call.media = media
+        call.media = declared_media(request.headers)
+
+
+def request_key(headers: Mapping[str, str]) -> str | None:
+    """The request id that a header gives (R12)."""
+    key = headers.get("Idempotency-Key")
+    try:
+        return None if key is None else content.text(key, "/Idempotency-Key")
+    except UnicodeEncodeError:
+        raise invalid("must be UTF-8", "/Idempotency-Key") from None
+
+
+def declared_media(headers: Mapping[str, str]) -> str:
+    """The media type of a body. Raises a 415."""
+    declared = headers.get("Content-Type", JSON).partition(";")[0].strip().lower()
+    media = MEDIA.get(declared)
+    if media is None:
+        raise TrivetError(
+            "unsupported_media_type", f'Content-Type "{declared}": only {JSON} and {MSGPACK} are taken'
+        )
+    return media
 
 
 def accepted(header: str | None) -> str:
@@ -266,7 +403,7 @@ def _quality(parameters: list[str]) -> float:
     return 1.0
 
 
-def request_name(request: BaseRequest, call: Call | None) -> str:
+def request_name(request: BaseRequest | QuickRequest, call: Call | None) -> str:
     """`Trivet-Request-Id`: the client's own, else its request id, else one made here."""
     given = request.headers.get("Trivet-Request-Id")
     if given is None:
@@ -275,81 +412,8 @@ def request_name(request: BaseRequest, call: Call | None) -> str:
         )
     if given and len(given) <= 256 and given.isascii() and given.isprintable():
         return given
-    return secrets.token_hex(8)
+    return f"{_MADE_HERE}{next(_names):08x}"
 
 
-def make_router() -> Router:
-    """Every path of this release; what a later one brings answers 501."""
-    router = Router()
-    add, write, read, node = router.add, Kind.WRITE, Kind.READ, Kind.NODE
-    queue = "/v1/queues/{queue}"
-    add("GET", "/v1/queues", read, queues.get_all, ("limit", "after"))
-    add("PUT", queue, write, queues.put)
-    add("PATCH", queue, write, queues.patch)
-    add("GET", queue, read, queues.get)
-    add("DELETE", queue, write, queues.delete)
-    add("POST", queue + "/pause", write, queues.pause)
-    add("POST", queue + "/resume", write, queues.resume)
-    add("POST", queue + "/purge", write, queues.purge)
-    add("POST", queue + "/messages", write, messages.enqueue)
-    add("GET", queue + "/messages", read, messages.browse, ("state", "limit", "after", "max_bytes"))
-    add("POST", queue + "/lease", write, messages.lease)
-    add("GET", queue + "/dead", read, dead.get, ("limit", "after", "reason", "max_bytes"))
-    add("POST", queue + "/dead/redrive", write, dead.redrive)
-    add("DELETE", queue + "/dead", write, dead.purge)
-    add("POST", "/v1/lease", write, messages.lease_many)
-    add("POST", "/v1/ack", write, messages.ack)
-    add("POST", "/v1/nack", write, messages.nack)
-    add("POST", "/v1/extend", write, messages.extend)
-    add("POST", "/v1/release", write, messages.release)
-    message = "/v1/messages/{id}"
-    add("GET", message, read, messages.get, ("wait_ms",))
-    add("DELETE", message, write, messages.cancel)
-    add("PATCH", message, write, messages.patch)
-    add("POST", message + "/progress", write, messages.progress)
-    add("POST", "/v1/effects/begin", write, effects.begin)
-    add("POST", "/v1/effects/commit", write, effects.commit)
-    add("POST", "/v1/effects/abort", write, effects.abort)
-    add("GET", "/v1/effects/{effect_id}", read, effects.get)
-    add("GET", "/v1/cluster", node, cluster.get)
-    add("POST", "/v1/cluster/transfer", write, cluster.transfer)
-    add("POST", "/v1/cluster/snapshot", node, cluster.snapshot)
-    add("GET", "/v1/cluster/digest", node, cluster.digest, ("consistency",))
-    add("POST", "/v1/cluster/members", node, cluster.members)
-    add("DELETE", "/v1/cluster/members/{id}", node, cluster.members)
-    _add_health(router)
-    _add_later(router)
-    return router
-
-
-def _add_health(router: Router) -> None:
-    for path, handler in (
-        ("/leader", health.leader),
-        ("/follower", health.follower),
-        ("/livez", health.livez),
-        ("/readyz", health.readyz),
-        ("/quorum-critical", health.quorum_critical),
-        ("/metrics", health.metrics),
-    ):
-        router.add("GET", path, Kind.NODE, handler, lax=True)
-
-
-def _add_later(router: Router) -> None:
-    """Known to the contract, not built yet: 501 tells a client more than 404."""
-    run, topic, schedule = "/v1/runs/{run}", "/v1/topics/{topic}", "/v1/schedules/{name}"
-    group = topic + "/groups/{group}"
-    for what, paths in (
-        ("runs", (f"GET {run}", f"GET {run}/events", f"POST {run}/events", f"POST {run}/replay")),
-        ("topics", (f"PUT {topic}", f"GET {topic}", f"DELETE {topic}", f"POST {topic}/messages")),
-        ("topics", (f"PUT {group}", f"DELETE {group}", f"POST {group}/replay")),
-        ("schedules", (f"PUT {schedule}", f"GET {schedule}", f"DELETE {schedule}")),
-        ("schedules", (f"POST {schedule}/pause", f"POST {schedule}/resume", f"POST {schedule}/run")),
-        ("flows", ("POST /v1/flows", "GET /v1/flows/{id}")),
-        ("the API description and the console", ("GET /v1/openapi.json", "GET /docs", "GET /")),
-    ):
-
-        async def later(_call: Call, what: str = what) -> Reply:
-            raise not_yet(what)
-
-        for method, template in (path.split(" ") for path in paths):
-            router.add(method, template, Kind.NODE, later, lax=True)
+_MADE_HERE = secrets.token_hex(4)
+_names = itertools.count(1)

@@ -55,6 +55,16 @@ class _EnqueueValues(Struct, forbid_unknown_fields=True):
     request_id: s.Id = UNSET
 
 
+class _OneBytes(Struct, forbid_unknown_fields=True):
+    body: bytes
+    request_id: s.Id = UNSET
+
+
+class _OneValue(Struct, forbid_unknown_fields=True):
+    body: Any
+    request_id: s.Id = UNSET
+
+
 class _Token(Struct, forbid_unknown_fields=True, gc=False):
     lease_token: str
 
@@ -67,6 +77,8 @@ class _Ack(Struct, forbid_unknown_fields=True):
 _UNFIT = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 _enqueue_bytes = msgspec.msgpack.Decoder(_EnqueueBytes).decode
 _enqueue_values = msgspec.json.Decoder(_EnqueueValues).decode
+_one_bytes = msgspec.msgpack.Decoder(_OneBytes).decode
+_one_value = msgspec.json.Decoder(_OneValue).decode
 _ack_json = msgspec.json.Decoder(_Ack).decode
 _ack_msgpack = msgspec.msgpack.Decoder(_Ack).decode
 
@@ -99,6 +111,26 @@ def drafts(data: bytes, media: str) -> tuple[tuple[Draft, ...], s.Id] | None:
     ):
         return None
     return tuple([Draft(body, codec) for body in bodies]), given.request_id
+
+
+def one_draft(data: bytes, media: str) -> tuple[tuple[Draft, ...], s.Id] | None:
+    """As `drafts`, of a request that is one message and begins with its body."""
+    if len(data) > BIG_BYTES or not data.startswith(_BODY_FIRST, 1):
+        return None
+    given: _OneBytes | _OneValue
+    try:
+        if media == MSGPACK:
+            given = _one_bytes(data)
+            draft = Draft(given.body, CODEC_BYTES)
+        else:
+            given = _one_value(data)
+            draft = Draft(content.compact_json(given.body, "", typed=False), CODEC_JSON)
+    except (*_UNFIT, TrivetError):
+        return None
+    return ((draft,), given.request_id) if len(draft.body) <= BODY_BYTES_MAX else None
+
+
+_BODY_FIRST = (b'"body"', b"\xa4body")
 
 
 def _has_many_values(data: bytes) -> bool:

@@ -13,8 +13,10 @@ from msgspec import UNSET, UnsetType
 from trivet.errors import TrivetError, invalid
 from trivet.http import content, render
 from trivet.http.codec import JSON, MSGPACK, Codec
+from trivet.http.quick import QuickRequest
 from trivet.http.routing import Route
 from trivet.machine.commands import Command, Request
+from trivet.node.broker import encoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,11 +40,26 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """A command of the common kind, ready for the log, and its answer."""
+
+    request: Request
+    piece: bytes  # of the log's entry
+    answer: Callable[[Committed], Reply]
+    own: str = ""  # what an error's field begins with because of how the command holds the request
+
+    def refused(self, error: TrivetError) -> TrivetError:
+        if self.own and error.field is not None:
+            error.field = error.field.removeprefix(self.own)
+        return error
+
+
 @dataclass(slots=True)
 class Call:
     """A request whose route is known. `body` is read whole before a write's handler runs."""
 
-    request: BaseRequest
+    request: BaseRequest | QuickRequest
     services: Services
     route: Route
     path: str
@@ -105,14 +122,22 @@ class Call:
 
     # --- through the broker -------------------------------------------------------------------------
 
-    async def submit(self, command: Command, show: Show | None = None, *, plain: bool = False) -> Committed:
-        """`plain`: the command holds no map, so the bytes of the log are those of its fingerprint, too."""
-        if not plain or self.key is None:
-            return await self.services.broker.submit(self.machine_request(command), show)
+    async def submit(self, command: Command, show: Show | None = None) -> Committed:
+        return await self.services.broker.submit(self.machine_request(command), show)
+
+    def plain(self, command: Command, answer: Callable[[Committed], Reply], own: str = "") -> Plain:
+        """`command` holds no map."""
         # A list of the command alone, as `fingerprint` makes it.
-        return await self.services.broker.submit_plain(
-            command, self.key, lambda data: self._fingerprint(b"\x91" + data), show
-        )
+        request, piece = encoded(command, self.key, lambda data: self._fingerprint(b"\x91" + data))
+        return Plain(request, piece, answer, own)
+
+    async def finish(self, plain: Plain) -> Reply:
+        """Submit it and wait."""
+        try:
+            committed = await self.services.broker.submit(plain.request, None, plain.piece)
+        except TrivetError as error:
+            raise plain.refused(error) from None
+        return plain.answer(committed)
 
     async def look(self, view: Callable[[Machine], T]) -> T:
         """A read at the consistency asked for."""

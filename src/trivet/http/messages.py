@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 from trivet.errors import TrivetError, invalid
 from trivet.http import build, bulk, content, render
 from trivet.http import schema as s
-from trivet.http.call import Call, Reply
+from trivet.http.call import Call, Plain, Reply
 from trivet.http.codec import BIG_BYTES, MSGPACK, Codec
 from trivet.http.queues import after_message, list_limit, name_of
 from trivet.http.routing import query_int
@@ -39,15 +39,27 @@ _PATCH = Codec(s.MessagePatchIn)
 _NOTHING = Codec(s.In)
 
 
+def plain_enqueue(call: Call) -> Plain | None:
+    """Of messages that are nothing but bodies."""
+    own = "/messages/0"
+    quick = bulk.one_draft(call.body, call.media)
+    if quick is None:
+        own = ""
+        quick = bulk.drafts(call.body, call.media)
+        if quick is None:
+            return None
+    drafts, request_id = quick
+    call.take_key(request_id)
+    command = Enqueue(name_of(call), drafts, call.services.broker.auto_create_queues)
+    return call.plain(command, lambda committed: _enqueued(call, committed), own)
+
+
 async def enqueue(call: Call) -> Reply:
     name = name_of(call)
     broker = call.services.broker
-    quick = bulk.drafts(call.body, call.media)
-    if quick is not None:
-        drafts, request_id = quick
-        call.take_key(request_id)
-        committed = await call.submit(Enqueue(name, drafts, broker.auto_create_queues), plain=True)
-        return _enqueued(call, committed)
+    plain = plain_enqueue(call)
+    if plain is not None:
+        return await call.finish(plain)
     given: s.EnqueueIn | s.EnqueuePartsIn
     if len(call.body) > BIG_BYTES:
         given, drafts = await _enqueue_in_parts(call)
@@ -168,13 +180,22 @@ async def _lease(call: Call, given: s.LeaseIn, names: tuple[str, ...]) -> Reply:
 # --- settling -----------------------------------------------------------------------------------------
 
 
+def plain_ack(call: Call) -> Plain | None:
+    """Of nothing but tokens."""
+    quick = bulk.acks(call.body, call.media)
+    if quick is None:
+        return None
+    items, request_id = quick
+    call.take_key(request_id)
+    command = Ack(items, (), call.services.broker.auto_create_queues)
+    return call.plain(command, lambda committed: _settled(call, committed))
+
+
 async def ack(call: Call) -> Reply:
     broker = call.services.broker
-    quick = bulk.acks(call.body, call.media)
-    if quick is not None:
-        items, request_id = quick
-        call.take_key(request_id)
-        return await _settle(call, Ack(items, (), broker.auto_create_queues), plain=True)
+    plain = plain_ack(call)
+    if plain is not None:
+        return await call.finish(plain)
     command = build.ack(
         call.decode(_ACK),
         typed=call.typed,
@@ -196,8 +217,11 @@ async def release(call: Call) -> Reply:
     return await _settle(call, build.release(call.decode(_RELEASE)))
 
 
-async def _settle(call: Call, command: Command, *, plain: bool = False) -> Reply:
-    committed = await call.submit(command, plain=plain)
+async def _settle(call: Call, command: Command) -> Reply:
+    return _settled(call, await call.submit(command))
+
+
+def _settled(call: Call, committed: Committed) -> Reply:
     reply = committed.answer.reply
     assert isinstance(reply, SettledAll)
     told: dict[str, Any] = {"results": bulk.settled(reply.results, call.accept)}

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from trivet.errors import TrivetError, invalid
 
 if TYPE_CHECKING:
-    from trivet.http.call import Call, Reply
+    from trivet.http.call import Call, Plain, Reply
 
 Handler = Callable[["Call"], Awaitable["Reply"]]
 
@@ -32,6 +32,8 @@ class Route:
     handler: Handler
     query: frozenset[str]
     lax: bool = False  # unknown query parameters pass (health checks of load balancers)
+    plain: Callable[[Call], Plain | None] | None = None
+    """Of a write that takes one command: what to submit if the request is of the common kind. Raises `TrivetError`."""
 
 
 @dataclass(slots=True)
@@ -55,11 +57,12 @@ class Router:
         query: tuple[str, ...] = (),
         *,
         lax: bool = False,
+        plain: Callable[[Call], Plain | None] | None = None,
     ) -> None:
         names = set(query)
         if kind is Kind.READ:
             names.add("consistency")
-        route = Route(template, method, kind, handler, frozenset(names), lax)
+        route = Route(template, method, kind, handler, frozenset(names), lax, plain)
         node = self._root
         for step in template.strip("/").split("/"):
             if step.startswith("{"):

@@ -1,5 +1,8 @@
 """The listening side: connections with a deadline for each phase, so that nobody holds one for free.
 
+A request that came whole in one piece, in plain form, and while the connection waits for one, does not pass through
+aiohttp (`quick`); all others do.
+
 * headers: from the first byte of a request until its head is whole (408, then closed);
 * body: `Services.read_body`; * idle between requests: closed silently;
 * answer: a client that does not read its answer is cut off.
@@ -18,8 +21,10 @@ from aiohttp.web_protocol import RequestHandler
 from trivet.errors import TrivetError
 from trivet.http import problems
 from trivet.http.app import Api, Observe, Services, Settings
+from trivet.http.quick import Heads, QuickRequest
 from trivet.node.broker import Broker
 from trivet.node.waiters import Waiters
+from trivet.units import KIB
 
 log = logging.getLogger(__name__)
 
@@ -27,16 +32,138 @@ LINE_BYTES_MAX = 16 * 1024
 HEADERS_MAX = 100
 
 
+HELD_BYTES_MAX = 64 * KIB  # come while a quick request is under way; beyond it nothing is read
+UNKNOWN = -1
+
+
 class _Connection(RequestHandler):
-    """aiohttp's connection with two deadlines it lacks: for a request's head and for its answer."""
+    """aiohttp's connection with two deadlines it lacks, for a request's head and for its answer, and a quick way
+    beside it.
+
+    `_left`: how many bytes aiohttp has yet to get until its parser stands between two requests; only there a
+    request may pass it by. `UNKNOWN`, for good, once it got what `Heads` cannot read.
+    """
 
     def __init__(self, server: _Server, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
         self._settings = server.settings
         self._api = server.api
         self._head_timer: asyncio.TimerHandle | None = None
+        self._heads = server.heads
+        self._left = 0
+        self._finished = 0  # of those that aiohttp read (`_request_count`), the answered ones
+        self._quick = False  # a quick request is under way: what comes is held
+        self._held = b""
+        self._work: asyncio.Task[None] | None = None
+        self._quick_done: asyncio.Future[None] | None = None  # a shutdown waits
 
     def data_received(self, data: bytes) -> None:
+        if self._quick:
+            self._hold(data)
+        # No bytes: aiohttp calls itself, to go on after a pause.
+        elif not data or self._left == UNKNOWN or not self._pass_by(data):
+            self._to_aiohttp(data)
+
+    # --- the quick way ----------------------------------------------------------------------------------
+
+    def _pass_by(self, data: bytes) -> bool:
+        """Whether `data` is a whole request that aiohttp need not see; it is under way then."""
+        if self._left:
+            self._left = max(self._left - len(data), UNKNOWN)
+            return False
+        head = self._heads.read(data)
+        if head is None:
+            self._left = UNKNOWN
+            return False
+        over = head.size + head.length - len(data)
+        if over or self._request_count != self._finished or self._close or self._force_close:
+            self._left = max(over, UNKNOWN)
+            return False
+        self._quick = True
+        request = QuickRequest(
+            head, head.method, head.raw_path, head.headers, self.transport, data[head.size :]
+        )
+        work = self._api.start(request, self._answered)
+        if work is not None:
+            self._work = self._loop.create_task(work)
+            self._work.add_done_callback(self._worked)
+        return True
+
+    def _worked(self, work: asyncio.Task[None]) -> None:
+        if self._work is work:
+            self._work = None
+        if not work.cancelled() and work.exception() is not None:
+            log.error("connection_failed", extra={"error": repr(work.exception())})
+            self.force_close()
+
+    def _hold(self, data: bytes) -> None:
+        self._held += data
+        if len(self._held) > HELD_BYTES_MAX and self.transport is not None:
+            self.transport.pause_reading()
+
+    def _answered(self, data: bytes, closing: bool) -> None:
+        transport = self.transport
+        if transport is None:
+            self._end_quick()
+            return
+        transport.write(data)
+        if closing or self._close:
+            self._end_quick()
+            self.force_close()
+        elif self._paused:
+            self._work = self._loop.create_task(self._drained())
+        else:
+            self._next_request()
+
+    async def _drained(self) -> None:
+        transport = self.transport
+        try:
+            async with asyncio.timeout(self._settings.write_timeout_s):
+                await self._drain_helper()
+        except TimeoutError:
+            if transport is not None:
+                transport.abort()
+            return
+        except ConnectionError:
+            return
+        self._work = None
+        self._next_request()
+
+    def _next_request(self) -> None:
+        self._end_quick()
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self._held and self.transport is not None:
+            held, self._held = self._held, b""
+            self.transport.resume_reading()
+            self.data_received(held)
+
+    def _end_quick(self) -> None:
+        self._quick = False
+        if self._quick_done is not None and not self._quick_done.done():
+            self._quick_done.set_result(None)
+
+    def _process_keepalive(self) -> None:
+        if self._quick:  # not idle, though aiohttp sees nothing of it
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        super()._process_keepalive()
+
+    def close(self) -> None:
+        if self._quick:
+            self._close = True  # the answer ends the connection
+        else:
+            super().close()
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:
+        if self._quick and timeout:
+            self._quick_done = self._loop.create_future()
+            await asyncio.wait((self._quick_done,), timeout=timeout)
+        if self._work is not None:
+            self._work.cancel()
+        await super().shutdown(timeout)
+
+    # --- aiohttp's way ----------------------------------------------------------------------------------
+
+    def _to_aiohttp(self, data: bytes) -> None:
         before = self._request_count
         super().data_received(data)
         if self._request_count != before:
@@ -67,17 +194,25 @@ class _Connection(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_head_timer()
+        if self._work is not None:
+            self._work.cancel()  # R26, as aiohttp does with its own
+        self._held = b""
+        self._end_quick()
         super().connection_lost(exc)
 
     async def finish_response(self, request: Any, resp: Any, start_time: Any) -> tuple[Any, bool]:
         transport = self.transport
         try:
             async with asyncio.timeout(self._settings.write_timeout_s):
-                return await super().finish_response(request, resp, start_time)
+                ended = await super().finish_response(request, resp, start_time)
         except TimeoutError:
             if transport is not None:
                 transport.abort()
             return resp, True
+        self._finished += 1
+        if ended[1] or not ended[0].keep_alive:
+            self._left = UNKNOWN  # it is about to be closed
+        return ended
 
     def handle_error(
         self,
@@ -112,6 +247,7 @@ class _Server(web.Server):
             max_headers=HEADERS_MAX,
         )
         self.api = api
+        self.heads = Heads()
         self.settings = settings
 
     def __call__(self) -> RequestHandler:

@@ -148,19 +148,6 @@ class Broker:
         self.offer(request, end, show, piece)
         return await future
 
-    async def submit_plain(
-        self,
-        command: Command,
-        request_id: str,
-        fingerprint: Callable[[bytes], bytes],
-        show: Show | None = None,
-    ) -> Committed:
-        """`submit` of a command that holds no map: its bytes are the same in every codec, so that those of the log
-        are what `fingerprint` is made of, too, and the command is encoded once."""
-        data = encode_command(command)
-        request = Request(command, request_id, fingerprint(data))
-        return await self.submit(request, show, join_request(data, request))
-
     def next_batch(self) -> tuple[bytes, Callable[[Outcome], None]] | None:
         """One entry of what waits, up to `ENTRY_BYTES_TARGET` (one request may exceed it), or None."""
         if not self._waiting:
@@ -372,6 +359,19 @@ class Broker:
         self._waiting_bytes = 0
         for offer in failed:
             offer.end(error)
+
+
+def encoded(
+    command: Command, request_id: str | None, fingerprint: Callable[[bytes], bytes]
+) -> tuple[Request, bytes]:
+    """The request and its `piece` for `offer`, of a command that holds no map: its bytes are the same in every codec,
+    so that those of the log are what `fingerprint` is made of, too, and the command is encoded once."""
+    if request_id is None:
+        request = Request(command)
+        return request, encode_request(request)
+    data = encode_command(command)
+    request = Request(command, request_id, fingerprint(data))
+    return request, join_request(data, request)
 
 
 def _ended(machine: Machine, offer: _Offer, answer: Answer, term: int) -> Committed | TrivetError:

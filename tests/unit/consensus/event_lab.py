@@ -81,7 +81,7 @@ class EventLab(Lab):
 
     def _tick_for_ever(self, node: LabNode) -> None:
         def tick() -> None:
-            self._turn(node)
+            self._turn(node, timer=True)
             self.at(self.now + TICK_S, tick)
 
         self.at(self.now + self.between((0.0, TICK_S)), tick)
@@ -91,11 +91,12 @@ class EventLab(Lab):
             self._asked.add(node.name)
             self.at(self.now, lambda: self._turn(node))
 
-    def _turn(self, node: LabNode) -> None:
+    def _turn(self, node: LabNode, timer: bool = False) -> None:
         self._asked.discard(node.name)
         if node.alive:
             self._begin_sync(node)
-            node.replica.tick()
+            if timer or not node.replica.steady:
+                node.replica.tick()
             self._begin_sync(node)
 
     def _begin_sync(self, node: LabNode) -> None:
@@ -144,10 +145,10 @@ def fsyncs(disk: SimDisk, run: Callable[[], None]) -> int:
     count = 0
     enter = disk.enter
 
-    def counting(operation: str, torn: Callable[[float], None] | None = None) -> None:
+    def counting(operation: str, *more: Any, **named: Any) -> None:
         nonlocal count
         count += operation in ("sync", "sync_dir")
-        enter(operation, torn)
+        enter(operation, *more, **named)
 
     disk.enter = counting  # type: ignore[method-assign]
     try:

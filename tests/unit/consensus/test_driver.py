@@ -44,6 +44,7 @@ class Replica:
         self.appended: list[bytes] = []
         self._unsynced = 0
         self._tick_error: Exception | None = None
+        self.steady = False
 
     @property
     def busy(self) -> bool:
@@ -210,6 +211,26 @@ def test_many_wakes_make_one_turn() -> None:
         await asyncio.sleep(0.005)
         assert world.replica.steps.count("tick") == 1
         assert world.replica.steps.count("receive n2") == 100
+
+    run(scenario)
+
+
+def test_a_steady_replica_ticks_by_the_timer_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TICK_SECONDS", 0.2)
+
+    async def scenario(world: World) -> None:
+        async def seen(step: str) -> None:
+            async with asyncio.timeout(5):
+                while step not in world.replica.steps:  # noqa: ASYNC110 - bounded by the timeout
+                    await asyncio.sleep(0.001)
+
+        await seen("tick")
+        world.replica.steps.clear()
+        world.replica.steady = True
+        world.offer(b"x")
+        await seen("synced")
+        await seen("tick")
+        assert world.replica.steps.count("tick") == world.timers - 1  # the first was before
 
     run(scenario)
 
