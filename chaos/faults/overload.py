@@ -66,12 +66,13 @@ class Overload:
 async def _client(
     apis: list[str], began: float, number: int, seconds: float, rate: float, ends: Counter[str]
 ) -> None:
-    """One call each `CLIENTS * BATCH / rate` seconds, whether or not the last one was answered."""
+    """One call each `CLIENTS * BATCH / rate` seconds, whether or not the last one was answered; none after the
+    burst's own end, so that a rate nobody can offer does not become a heap of calls to work off."""
     period = CLIENTS * BATCH / rate
     calls: set[asyncio.Task[None]] = set()
     async with Client(apis, retry=RetryPolicy(total_s=0, attempt_s=5.0)) as client:
         due = began + period * number / CLIENTS
-        while due < began + seconds:
+        while max(due, time.monotonic()) < began + seconds:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             call = asyncio.create_task(_call(client, ends))
             calls.add(call)
