@@ -35,11 +35,14 @@ def mounted(directory: Path) -> list[str]:
 
 def loops(directory: Path) -> list[str]:
     """Loop devices over images in `directory`."""
-    backing = Path("/sys/block").glob("loop*/loop/backing_file")
-    return [text for one in backing if str(directory) in (text := one.read_text())]
+    found = []
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with contextlib.suppress(FileNotFoundError):  # taken away between the look and the reading
+            found.append(backing.read_text())
+    return [text for text in found if str(directory) in text]
 
 
-def until(holds: Callable[[], object], seconds: float = 10) -> None:
+def until(holds: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "not within the time"

@@ -7,6 +7,8 @@ from chaos.checker import mutants
 from chaos.checker.mutant import MUTANTS, Mutant
 from chaos.checker.mutants import Outcome, line, run_all
 
+pytestmark = pytest.mark.timeout(300)  # 52 s of CPU, in one fixture
+
 LAWS = {*(f"S{n}" for n in range(1, 22)), "L1", "L2", "L3", "L4", "invalid"}
 
 
