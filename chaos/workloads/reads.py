@@ -7,6 +7,7 @@ from typing import Any
 
 from chaos.workloads.base import Role, Workload
 from chaos.workloads.recording import Process
+from trivet.client.errors import QueueNotFound
 
 
 class Reads(Workload):
@@ -26,7 +27,13 @@ class Reads(Workload):
         rng = process.rng
         chance = rng.random()
         if chance < 0.5:
-            await process.queue(rng.choice(self.around.queues), local=rng.random() < 0.3)
+            local = rng.random() < 0.3
+            try:
+                await process.queue(rng.choice(self.around.queues), local=local)
+            except QueueNotFound:
+                if not local:
+                    raise  # a queue that was acknowledged is gone
+                # A node that has just started answers a local read from the little it has applied.
         elif chance < 0.9:
             if self.around.recent:
                 await process.message(rng.choice(self.around.recent), local=rng.random() < 0.3)

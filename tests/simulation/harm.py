@@ -9,6 +9,7 @@ from tests.simulation.checks import Checker
 from tests.simulation.disk import PAGE, Hit, SimDisk
 from tests.simulation.options import Options
 from tests.simulation.world import World
+from trivet.storage.blocks import BadBlock
 from trivet.storage.hard_state import SLOT_BYTES, SLOTS, read_slots
 from trivet.storage.identity import COPIES
 from trivet.storage.segment import decode_header
@@ -137,6 +138,8 @@ class HarmedDisk:
         return hit
 
     def _slots_agree(self) -> bool:
+        if not set(SLOTS) <= set(self.disk.names()):
+            return False  # one was taken away before: the other is all there is
         first, second = (self.disk.open(name) for name in SLOTS)
         return first.read_at(0, SLOT_BYTES) == second.read_at(0, SLOT_BYTES)
 
@@ -149,5 +152,8 @@ class HarmedDisk:
         record, _ = read_slots(self.disk)
         if record is None:
             return 0
-        header = decode_header(file.read_at(0, 4096), name)
+        try:
+            header = decode_header(file.read_at(0, 4096), name)
+        except BadBlock:
+            return 0  # its head is damaged already
         return min(size, 4096 + record.watermark - header.start)
