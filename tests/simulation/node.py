@@ -24,6 +24,7 @@ from trivet.consensus.port import Fatal, NotProposed, Outcome, StateMachine
 from trivet.consensus.replica import Replica
 from trivet.consensus.settings import ConsensusSettings
 from trivet.storage.errors import DiskFull, StorageRefused
+from trivet.storage.job import SyncJob
 from trivet.storage.settings import StorageSettings
 from trivet.storage.storage import Identity
 from trivet.wire import frames
@@ -475,9 +476,10 @@ class SimNode(HarmedDisk):
                 return
             self._job, self._syncing = None, 0
             self.guard(lambda: self.replica.synced(job))  # type: ignore[union-attr]
-            # The end of recovering is durable with the sync after it: two in a row without the mark.
-            whole = self.storage is not None and self.storage.recovering is None
-            self._whole_syncs = self._whole_syncs + 1 if whole else 0
+            if isinstance(job, SyncJob):  # a snapshot's flush carries no mark
+                # The end of recovering is durable with the sync after it: two in a row without the mark.
+                whole = self.storage is not None and self.storage.recovering is None
+                self._whole_syncs = self._whole_syncs + 1 if whole else 0
             self.guard(self._do_turn)
 
         self.when_awake(told)
