@@ -46,8 +46,7 @@ drill: setup ## real nodes, faults drawn from the seed (or FAULTS=a,b), for SECO
 	@$(PY) -m chaos run --seconds $(SECONDS) $(if $(FAULTS),--faults $(FAULTS)) $(if $(SEED),--seed $(SEED))
 
 gallery: setup ## known bugs put back one at a time, and corrupted histories: each must be caught
-	@$(PY) -m chaos.gallery --jobs 2
-	@if [ -f chaos/checker/mutants.py ]; then $(PY) -m chaos.checker.mutants; fi
+	@$(PY) -m chaos.gallery --jobs 2 && $(PY) -m chaos.checker.mutants
 
 demo: setup ## three real nodes, load, leader killed in the middle of acks, a verdict
 	@$(PY) -m chaos.demo

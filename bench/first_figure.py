@@ -22,18 +22,12 @@ from pathlib import Path
 
 import msgspec
 
+from bench.process import cpu_s
 from trivet.cli.local import LocalCluster, LocalNode, free_base_port
 from trivet.client import Client, RetryPolicy
 
 WARM_UP_S = 1.5
 AHEAD_MAX = 20  # batches a producer may be ahead of its consumer
-TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-
-
-def cpu_s(pid: int) -> float:
-    """CPU seconds of a process, all threads, from /proc/PID/stat (fields 14 and 15)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * TICK_S
 
 
 @dataclass

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from chaos.ground.firewall import Firewall
 from trivet.cli.local import ClusterFailed, LocalCluster, LocalNode, free_base_port
 
 HARNESS_HOST = "127.0.0.2"  # where the harness asks from; the load's own connections come from 127.0.0.1
-POLL_SECONDS = 0.02
 STOP_SECONDS = 20.0
 DISK_MB = 4096  # the image is sparse: what is not written takes no space
 # Small segments and snapshots, so that rolls, compactions and snapshots happen under every fault, and little
@@ -135,7 +133,8 @@ class DrillCluster(LocalCluster):
 
     async def leader(self, timeout_s: float = 15.0) -> LocalNode:
         """Waits for one. Raises `ClusterFailed`."""
-        return await self._waited(self.find_leader, timeout_s, "no leader")
+        found: LocalNode = await self._until(self.find_leader, timeout_s, "no leader", down_is_failure=False)
+        return found
 
     async def followers(self) -> list[LocalNode]:
         """The running nodes that do not lead. Raises `ClusterFailed` without a leader."""
@@ -164,19 +163,6 @@ class DrillCluster(LocalCluster):
         if not found:
             raise ValueError(f"{target!r} is neither a word for nodes nor a node")
         return found
-
-    async def _waited(
-        self, found: Callable[[], Awaitable[LocalNode | None]], timeout_s: float, missing: str
-    ) -> LocalNode:
-        loop = asyncio.get_running_loop()
-        end_s = loop.time() + timeout_s
-        while True:
-            value = await found()
-            if value is not None:
-                return value
-            if loop.time() >= end_s:
-                raise ClusterFailed(f"{missing} after {timeout_s:g} s")
-            await asyncio.sleep(POLL_SECONDS)
 
     # --- what the runner asks of every cluster (see external.py for somebody else's) --------------------
 

@@ -116,7 +116,7 @@ class Model:
                 again = self.repeat(stored["reply"], request.command)
                 if again is not None:
                     return again, True
-        before = copy.deepcopy({k: v for k, v in self.__dict__.items() if k not in ("hints", "clock")})
+        before = self.kept_for_undo()
         try:
             reply = getattr(self, "do_" + type(request.command).__name__)(request.command)
             self.tell_dependents()
@@ -126,6 +126,10 @@ class Model:
         if rid is not None and not (reply[0] == "leased" and not reply[3]):
             self.requests[rid] = {"at": self.clock, "fingerprint": request.fingerprint, "reply": reply}
         return reply, False
+
+    def kept_for_undo(self) -> dict[str, Any]:
+        """All that a refused command may have changed by then."""
+        return copy.deepcopy({k: v for k, v in self.__dict__.items() if k not in ("hints", "clock")})
 
     def repeat(self, reply: Any, command: Any) -> Any:
         if reply[0] == "leased":

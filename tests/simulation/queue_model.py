@@ -4,11 +4,9 @@ the cluster, of that machine and of the model must be the same. Dear, so for a p
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 from tests.machine.harness import Pair, plain
-from tests.machine.model import REQUEST_WINDOW, Hints, Refused
 from tests.machine.model_work import Model
 from tests.simulation.world import World
 from trivet.machine import commands as c
@@ -26,26 +24,8 @@ class QuickModel(Model):
 
     refusal_expected = False
 
-    def apply(self, now_ms: int, request: Any, hints: Hints) -> tuple[Any, bool]:
-        if self.refusal_expected:
-            return super().apply(now_ms, request, hints)
-        self.clock, self.hints = max(self.clock, now_ms), hints
-        stored = self.requests.get(request.request_id)
-        if stored is not None and stored["at"] + REQUEST_WINDOW > self.clock:
-            if stored["fingerprint"] != request.fingerprint:
-                return ("refused", "idempotency_conflict"), False
-            again = self.repeat(stored["reply"], request.command)
-            if again is not None:
-                return again, True
-        try:
-            reply = getattr(self, "do_" + type(request.command).__name__)(request.command)
-        except Refused as refusal:
-            return ("refused", str(refusal)), False
-        self.tell_dependents()
-        if request.request_id is not None and not (reply[0] == "leased" and not reply[3]):
-            kept = {"at": self.clock, "fingerprint": request.fingerprint, "reply": copy.copy(reply)}
-            self.requests[request.request_id] = kept
-        return reply, False
+    def kept_for_undo(self) -> dict[str, Any]:
+        return super().kept_for_undo() if self.refusal_expected else {}
 
 
 class Referee(Pair):

@@ -246,7 +246,14 @@ class LocalCluster:
 
         await self._until(ready, timeout_s, f"{node.id} is not ready")
 
-    async def _until(self, found: Callable[[], Awaitable[Any]], timeout_s: float, missing: str) -> Any:
+    async def _until(
+        self,
+        found: Callable[[], Awaitable[Any]],
+        timeout_s: float,
+        missing: str,
+        *,
+        down_is_failure: bool = True,
+    ) -> Any:
         loop = asyncio.get_running_loop()
         end_s = loop.time() + timeout_s
         while True:
@@ -254,7 +261,7 @@ class LocalCluster:
             if value is not None:
                 return value
             ended = [node for node in self.nodes if node.process and node.process.returncode is not None]
-            if len(ended) * 2 > len(self.nodes):
+            if down_is_failure and len(ended) * 2 > len(self.nodes):
                 raise ClusterFailed(f"{missing}: " + self._obituary(ended[0]))
             if loop.time() >= end_s:
                 raise ClusterFailed(f"{missing} after {timeout_s:g} s\n" + self._tails())

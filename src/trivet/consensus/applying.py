@@ -63,4 +63,4 @@ class Applying:
             raise Fatal(f"applied index {engine.machine.applied_index} after entry {index}")
         engine.last_applied = index
         engine.proposals.applied(index, term, engine.machine.result)
-        engine.reads.entry_applied()
+        engine.reads.answer()

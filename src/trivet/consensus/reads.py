@@ -60,18 +60,12 @@ class Reads:
             if engine.replication.heard_quorum(self._round.sequence):  # alone
                 self._confirmed.append(self._round)
                 self._round = None
-        if self._confirmed:
-            self._answer()
+        self.answer()
 
-    def entry_applied(self) -> None:
-        """Between two entries: what is confirmed is answered now, the next entry may be open for long."""
-        if self._confirmed:
-            self._answer()
-
-    def _answer(self) -> None:
-        """Nothing while an entry is half applied, not even to reads of an earlier index: they look at the
-        state as it is (R25)."""
-        if not self._engine.applying.between_entries:
+    def answer(self) -> None:
+        """What is confirmed, also between two entries: the next one may be open for long. Nothing while an entry is
+        half applied, not even to reads of an earlier index: they look at the state as it is (R25)."""
+        if not self._confirmed or not self._engine.applying.between_entries:
             return
         applied = self._engine.applied_index
         while self._confirmed and self._confirmed[0].index <= applied:
