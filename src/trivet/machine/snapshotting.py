@@ -209,8 +209,8 @@ class Builder:
     def arm_some(self) -> bool:
         """A bounded piece of what can be done only when all records are here; True when there is no more."""
         machine = self._need()
-        if self._messages is not None:
-            self._messages.flush()
+        assert self._messages is not None  # it came with the header
+        self._messages.flush()
         if self._unarmed is None:
             self._unarmed = list(machine.by_uid.values())
         if self._unarmed:

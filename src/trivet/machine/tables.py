@@ -101,10 +101,6 @@ class NumberTable(Table[int, R]):
 
     __slots__ = ()
 
-    @staticmethod
-    def _hash(key: int) -> int:
-        return key >> BLOCK_BITS
-
     def _shard(self, key: int) -> dict[int, R]:
         block = key >> BLOCK_BITS
         at = block & self._mask

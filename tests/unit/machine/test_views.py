@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.unit.machine.kit import Kit
 from trivet.machine import views
-from trivet.machine.commands import Backoff, Cancel, Draft, Extras, PatchMessage, Progress, PurgeDead, Token
+from trivet.machine.commands import (
+    CODEC_BYTES,
+    Backoff,
+    Cancel,
+    DeleteQueue,
+    Draft,
+    Extras,
+    PatchMessage,
+    Progress,
+    PurgeDead,
+    Token,
+)
 from trivet.machine.ids import encode_token, message_id
 from trivet.machine.replies import EnqueuedOne, Grant
 
@@ -225,3 +238,52 @@ def test_a_marked_lease_says_cancelled_and_how_it_ended_is_told_once_it_is_gone(
     told = views.ended(kit.m, message)
     assert told is not None
     assert (told["state"], told["finished_at_ms"], told["id"]) == ("cancelled", kit.now, message_id(gone))
+
+
+def test_leases_in_the_short_form_say_what_the_long_one_says() -> None:
+    kit = Kit()
+    kit.queue("q", max_attempts=7)
+    rare: tuple[dict[str, Any], ...] = (
+        {"headers": {"a": "b"}},
+        {"content_type": "text/plain", "codec": CODEC_BYTES},
+        {"group": "g"},
+        {"key": "k"},
+        {"extras": Extras(run_id="r")},
+        {"ttl_ms": 9_000_000},
+    )
+    kit.put(Draft(b"1"), *(Draft(b"2", **fields) for fields in rare), Draft(b"\0", CODEC_BYTES))
+    grants = kit.lease(20)
+    shown = views.leases(kit.m, grants)
+    assert [isinstance(one, tuple) for one in shown] == [True, *[False] * len(rare), True]
+    for one, grant in zip(shown, grants, strict=True):
+        long = views.leased(kit.m, grant)
+        assert long is not None
+        if isinstance(one, dict):
+            assert one == long
+            continue
+        number, queue, body, codec, priority, attempt, most, fence, mac, enqueued_at, expires_at = one
+        assert long == {
+            "id": message_id(number),
+            "queue": queue,
+            "body": views.Body(body, codec, None),
+            "priority": priority,
+            "attempt": attempt,
+            "max_attempts": most,
+            "enqueued_at_ms": enqueued_at,
+            "lease_token": encode_token(fence, mac),
+            "lease_expires_at_ms": expires_at,
+        }
+
+
+def test_leases_leave_out_what_is_over() -> None:
+    kit = Kit()
+    kit.queue("q")
+    kit.queue("gone")
+    kit.put("a", "b")
+    kit.put("c", queue="gone")
+    first, second = kit.lease(2)
+    third = kit.lease(1, queue="gone")[0]
+    kit.ack(first)
+    kit(DeleteQueue("gone"))
+    shown = views.leases(kit.m, [first, third, second])
+    assert [one[0] for one in shown if isinstance(one, tuple)] == [second.message] and len(shown) == 1

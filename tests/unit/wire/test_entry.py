@@ -30,9 +30,11 @@ from trivet.wire.entry import (
     MalformedEntry,
     UnsupportedEntry,
     decode_entry,
+    encode_command,
     encode_entry,
     encode_request,
     join_entry,
+    join_request,
 )
 
 REQUESTS = (
@@ -143,3 +145,10 @@ def test_fields_added_later_are_skipped_by_older_code() -> None:
     body = msgspec.msgpack.encode([[6, "q", "new"], None, b"", "newer"])
     entry = decode_entry(join_entry(1, 0, [len(body).to_bytes(4, "little") + body]))
     assert entry.requests == (Request(PurgeQueue("q")),)
+
+
+@pytest.mark.parametrize("fingerprint", [b"", b"f" * 16])
+def test_a_command_encoded_before_joins_to_the_same_request(fingerprint: bytes) -> None:
+    command = Ack((AckItem(Token(3, b"m" * 16)),))
+    request = Request(command, "id", fingerprint)
+    assert join_request(encode_command(command), request) == encode_request(request)
