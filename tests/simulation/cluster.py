@@ -229,7 +229,7 @@ class Simulation:
 
         ELECTION_SECONDS, and the work there is: each entry that somebody misses crosses the network and the slowest
         disk alone when a frame holds one (some swarms: 64 bytes), and so does each piece of a snapshot. A member
-        that lost its disk needs the whole log or a snapshot of it.
+        that lost its disk needs the whole log or a snapshot of it. What clients wait for by then are entries to come.
         """
         options = self.options
         logs = [node.storage for node in self.nodes.values() if node.storage is not None]
@@ -241,7 +241,7 @@ class Simulation:
         for log in logs:
             if log.snapshots.latest is not None:
                 pieces = max(pieces, log.snapshots.latest.size / options.snapshot_chunk_bytes)
-        return ELECTION_SECONDS + (behind + pieces) * turn
+        return ELECTION_SECONDS + (behind + len(self.workload.waiting) + pieces) * turn
 
     def _probe(self, node: SimNode, answered: list[bool]) -> None:
         self.workload.propose(node, lambda what: answered.append(True) if isinstance(what, Applied) else None)
