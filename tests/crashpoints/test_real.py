@@ -148,7 +148,7 @@ def test_the_leader_is_killed_inside_an_ack(points: list[tuple[str, int]], tmp_p
                 for number, (calls, n) in enumerate(points):
                     await strike(client, number, calls, n)
                 await judge(cluster, client, done, sink)
-                if RENAME not in dict(points):  # a snapshot is written beside the acks: none need be under way
+                if RENAME not in dict(points):  # a snapshot is written beside the acks
                     assert client.stats.unknown_attempts > 0
         finally:
             await cluster.stop()

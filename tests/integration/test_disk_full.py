@@ -154,7 +154,7 @@ def test_a_vote_needs_no_space(tmp_path: Path, small: Path) -> None:
             await until(lambda: full.replica.status().alarms)
             await cluster.stop("n2")
             await until(lambda: cluster.nodes["n3"].replica.is_leader)
-            await until(lambda: full.replica.leader == "n3")  # told by the first append, after its vote made it so
+            await until(lambda: full.replica.leader == "n3")  # the first append tells it, after its vote
             make_room(small)
             await enqueue(await cluster.leader(), 1)
             await cluster.settle()
