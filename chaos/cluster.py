@@ -189,6 +189,9 @@ class DrillCluster(LocalCluster):
         leader = await self.find_leader()
         return leader.id if leader is not None else None
 
+    def pids(self) -> list[int]:
+        return [pid_of(node) for node in self.nodes if node.is_running]
+
     async def alive(self) -> int:
         """How many nodes answer `/livez`."""
         answers = await asyncio.gather(*(self.ask(node, "/livez") for node in self.nodes))

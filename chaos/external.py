@@ -107,6 +107,9 @@ class ForeignCluster:
         leaders = [name for name, (status, _) in zip(self.names, said, strict=True) if status == 200]
         return leaders[0] if len(leaders) == 1 else None
 
+    def pids(self) -> list[int]:
+        return []  # wherever they run, it is not known
+
     async def alive(self) -> int:
         return sum(status == 200 for status, _ in await self._asker.get_all(self.apis, "/livez"))
 

@@ -187,7 +187,8 @@ class Facts:
         ret = FOREVER if o.ret_ns is None else o.ret_ns
         call = Call(o.op, o.proc, o.f, o.type, o.inv_ns, ret, place, o.repeated, o.code)
         self.calls.append(call)
-        if o.code == "queue_not_found":
+        # A node that has just started answers a local read from the little it has applied.
+        if o.code == "queue_not_found" and not o.args.get("local"):
             for queue in o.args.get("queues") or [o.args.get("queue")]:
                 self.missed[queue].append(call)
         handler = getattr(self, "take_" + o.f, None)

@@ -66,12 +66,14 @@ def _every_kind_succeeded(alive: Alive, types: Counter[str]) -> None:
 def _served_after_heals(alive: Alive, faults: list[dict[str, Any]], facts: Facts) -> None:
     """L1: soon after each heal somebody is served; after the last one every client that still calls is."""
     oks = sorted(call.ret for call in facts.calls if call.type == OK)
+    starved = {line["n"]: line.get("starved_s", 0.0) for line in faults if line.get("e") == "back"}
     quiet = next((line["t"] for line in faults if line.get("e") == "quiet"), None)
     for line in faults:
         if line.get("e") != "healed" or (quiet is not None and line["t"] > quiet):
             continue
         after = next((t for t in _from(oks, line["t"])), None)
-        if after is None or after - line["t"] > SERVICE_SECONDS * SECOND:
+        bound = SERVICE_SECONDS + starved.get(line.get("n"), 0.0)
+        if after is None or after - line["t"] > bound * SECOND:
             took = "ever" if after is None else f"for {(after - line['t']) / SECOND:.1f} s"
             alive.found.add("L1", f"after fault {line.get('n')} was healed nothing succeeded {took}")
     last = max((line["t"] for line in faults if line.get("e") == "healed"), default=None)

@@ -52,7 +52,7 @@ def read_of_the_future(s: Spoiler) -> None:
 
 @mutant("S21")
 def queue_vanishes(s: Spoiler) -> None:
-    op = s.one(s.all("read_queue"))
+    op = s.one(op for op in s.all("read_queue") if not op.args.get("local"))
     for name in ("asof", "result"):
         op.ret.pop(name)
     op.ret |= {"type": "fail", "error": {"code": "queue_not_found"}}

@@ -11,6 +11,7 @@ from chaos.checker.committed import read_log
 from chaos.checker.facts import Facts, fence_of
 from chaos.checker.scene import Case
 from chaos.checker.script import Script
+from chaos.checker.spoil import Spoiler
 from chaos.checker.verdict import SHOWN_MAX, Findings
 from chaos.history import Operation
 
@@ -136,3 +137,17 @@ def test_a_list_may_show_a_message_before_its_enqueue_is_answered(i: int, strang
     facts.take(Operation(1, "producer", "enqueue", 1, sent, 9, "ok", index=3, seq=0, result=told))
     facts.finish()
     assert [law for law, _, _ in facts.strange] == strange
+
+
+def test_a_local_read_may_not_know_a_queue(clean: Case, tmp_path: Path) -> None:
+    """Of a node that has just started (drill 4057091246). The same from a leader is a violation."""
+    spoiler = Spoiler(clean)
+    read = spoiler.one(spoiler.all("read_queue"))
+    for name in ("asof", "result"):
+        read.ret.pop(name)
+    read.ret |= {"type": "fail", "error": {"code": "queue_not_found"}}
+    for local in (False, True):
+        read.args["local"] = local
+        spoiler.case.write(tmp_path / str(local))
+        verdict = check(tmp_path / str(local))
+        assert verdict.clean is local, verdict.violations

@@ -38,6 +38,9 @@ class FakeSystem:
     async def leader_id(self) -> str | None:
         return self.leader
 
+    def pids(self) -> list[int]:
+        return []
+
     async def alive(self) -> int:
         return 3 - len(self.missing)
 
