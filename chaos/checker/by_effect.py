@@ -6,7 +6,8 @@ from collections import defaultdict
 from itertools import pairwise
 from typing import Any
 
-from chaos.checker.facts import Facts, Place, Step, fence_of
+from chaos.checker.facts import Facts
+from chaos.checker.records import Place, Step, fence_of
 from chaos.checker.verdict import Findings
 
 NOWHERE: Place = (-1, -1)

@@ -6,7 +6,8 @@ from collections import defaultdict
 from itertools import pairwise
 
 from chaos.checker.by_message import Config
-from chaos.checker.facts import End, Facts, Grant, Sent
+from chaos.checker.facts import Facts
+from chaos.checker.records import End, Grant, Sent
 from chaos.checker.verdict import Findings
 from chaos.history import OK
 

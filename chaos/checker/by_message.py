@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from chaos.checker.facts import End, Facts, Grant, Seen, Sent
+from chaos.checker.facts import Facts
+from chaos.checker.records import End, Grant, Seen, Sent
 from chaos.checker.verdict import Findings
 from chaos.history import FAIL, INFO, OK
 
@@ -69,7 +70,7 @@ def _whole_batch(facts: Facts, sent: Sent, found: Findings) -> None:
         return
     for call in sent.calls:
         batch = facts.births[call.op]
-        if call.type != INFO or batch[0] is not sent or len(batch) < 2:
+        if call.type != INFO or len(batch) < 2 or batch[0] is not sent:
             continue
         alone = [one for one in batch if all(other.op == call.op for other in one.calls)]
         seen = sum(one.seen for one in alone)
@@ -181,7 +182,7 @@ class Life:
         if state == "done" and not any(end.status in ("acked", None) for end in self.acks):
             ops = [end.call.op for end in self.ends]
             self.found.add("S19", f"{self.name} is done, but nobody acked it", [*ops, read])
-        if state == "cancelled" and self.name not in self.facts.cancelled:
+        if state == "cancelled" and self.name not in self.facts.cancelled | self.facts.steps:
             self.found.add("S19", f"{self.name} is cancelled, but nobody cancelled it", [read])
         if not told or sure or not self.facts.resolved:
             return

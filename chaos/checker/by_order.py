@@ -6,7 +6,8 @@ from bisect import bisect_left
 from itertools import accumulate
 from typing import Any
 
-from chaos.checker.facts import Call, Facts, Seen
+from chaos.checker.facts import Facts
+from chaos.checker.records import Call, Seen
 from chaos.checker.verdict import Findings
 from chaos.history import OK
 

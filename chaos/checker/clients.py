@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from chaos.checker import by_effect, by_lease, by_message, by_order
+from chaos.checker import by_effect, by_flow, by_lease, by_message, by_order, by_run, by_schedule, by_topic
 from chaos.checker.facts import Facts
 from chaos.checker.verdict import Findings
 from chaos.history import Operation
@@ -38,4 +38,8 @@ class Clients:
         by_lease.check(facts, found, clocks_true)
         by_effect.check(facts, list(sink), found)
         by_order.check(facts, found)
+        by_flow.check(facts, found)
+        by_topic.check(facts, found)
+        by_schedule.check(facts, found)
+        by_run.check(facts, found)
         return found

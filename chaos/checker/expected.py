@@ -19,7 +19,8 @@ Place = tuple[int, int]
 WRITES = frozenset(
     (
         *("enqueue", "lease", "ack", "nack", "extend", "release", "effect_begin", "effect_commit"),
-        *("effect_abort", "put_queue", "patch_queue", "redrive", "cancel"),
+        *("effect_abort", "put_queue", "patch_queue", "redrive", "cancel", "create_flow"),
+        *("put_topic", "publish", "put_schedule", "pause_schedule", "append_events"),
     )
 )
 _canonical = msgspec.json.Encoder(order="sorted").encode
@@ -37,6 +38,21 @@ def stored_body(data: bytes, codec: int) -> Any:
 
 def stored_digest(data: bytes, codec: int) -> bytes:
     return body_digest(stored_body(data, codec))
+
+
+def group_of(queue: str) -> str:
+    """The queue of a consumer group; nothing for any other: messages of those may move."""
+    return queue if ":" in queue else ""
+
+
+def in_group(queue: str, digest: bytes) -> bytes:
+    """What tells the messages of one body in several groups of a topic apart."""
+    return blake2b(queue.encode() + digest, digest_size=16).digest() if ":" in queue else digest
+
+
+def slot_digest(queue: str, key: str) -> bytes:
+    """What tells the messages of a schedule apart: they have one body."""
+    return blake2b(b"slot" + f"{queue} {key}".encode(), digest_size=16).digest()
 
 
 def number_of(name: str) -> int | None:
@@ -85,12 +101,15 @@ class Expected:
     numbers: dict[bytes, list[int]] = field(
         default_factory=lambda: defaultdict(list)
     )  # body → message numbers
-    origins: dict[tuple[Any, Any], int] = field(default_factory=dict)  # (op, i) of a listed body → number
+    origins: dict[tuple[Any, Any, str], int] = field(
+        default_factory=dict
+    )  # (op, i) of a listed body and the consumer group → number
     dues: dict[int, int] = field(default_factory=dict)  # fence of a nacked lease → deliver_at_ms
     ok: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))  # request id → ops that are ok
     terms: dict[int, tuple[int, int]] = field(default_factory=dict)  # index → (term, op) of answers
     split: list[tuple[int, int, int]] = field(default_factory=list)  # (index, op, other op): two terms
     writes: int = 0
+    flows: dict[str, int] = field(default_factory=dict)  # flow → the number of its first step's message
 
     def take(self, o: Operation) -> None:
         if o.f in WRITES:
@@ -100,17 +119,19 @@ class Expected:
             self.read(o)
         if o.type == OK and o.result and o.f in ("lease", "browse", "dead_letters", "read_message"):
             for one in o.result.get("messages", [o.result]):
-                if "body" in one:
-                    self.seen(o.f, one["id"], one["body"])
+                if isinstance(one.get("body"), dict) and "schedule" in one["body"]:
+                    self.learn(one["id"], slot_digest(one["queue"], one.get("idempotency_key", "")))
+                elif "body" in one:
+                    self.seen(o.f, one["id"], one["body"], one.get("queue", ""))
 
-    def seen(self, f: str, name: str, body: Any) -> None:
+    def seen(self, f: str, name: str, body: Any, queue: str) -> None:
         """Lists are recorded with shortened bodies: there the origin must do."""
         if f in ("browse", "dead_letters"):
             number = number_of(name)
             if isinstance(body, dict) and number is not None:
-                self.origins.setdefault((body.get("op"), body.get("i")), number)
+                self.origins.setdefault((body.get("op"), body.get("i"), group_of(queue)), number)
         else:
-            self.learn(name, body_digest(body))
+            self.learn(name, in_group(queue, body_digest(body)))
 
     def learn(self, name: str, digest: bytes) -> None:
         number = number_of(name)
@@ -138,6 +159,17 @@ class Expected:
             told.bodies = self.sent(o.args["messages"], o.result["messages"])
         elif o.f == "ack" and o.args.get("enqueue") and o.type == OK:
             told.bodies = self.sent(o.args["enqueue"], o.result["messages"])
+        elif o.f == "publish":
+            told.bodies = tuple(body_digest(one.get("body")) for one in o.args["messages"])
+            for digest, one in zip(told.bodies, o.result["messages"], strict=False):
+                for group, name in one["ids"].items():
+                    self.learn(name, in_group(f"{o.args['topic']}:{group}", digest))
+        elif o.f == "create_flow":
+            answers = [{"id": one["message_id"]} for one in o.result["steps"]]
+            told.bodies = self.sent(o.args["steps"], answers)
+            first = number_of(answers[0]["id"])
+            if first is not None:
+                self.flows[o.result["id"]] = first
         elif o.f == "lease":
             told.given = tuple(body_digest(one.get("body")) for one in o.result["messages"])
         self.told[o.index, o.seq].append(told)
@@ -156,6 +188,9 @@ class Expected:
 
     def one(self, each: dict[str, Any]) -> tuple[Any, ...]:
         return (number_of(each["id"]), each["state"], bool(each.get("duplicate")))
+
+    def of_create_flow(self, o: Operation, r: Any) -> Any:
+        return ("flow", [(number_of(one["message_id"]), one["state"], False) for one in r["steps"]])
 
     def of_lease(self, o: Operation, r: Any) -> Any:
         grants = []
@@ -194,6 +229,26 @@ class Expected:
 
     of_patch_queue = of_put_queue
 
+    def of_put_schedule(self, o: Operation, r: Any) -> Any:
+        return ("schedule", o.args["schedule"], None, r.get("revision"))
+
+    def of_pause_schedule(self, o: Operation, r: Any) -> Any:
+        return ("done", 0)
+
+    def of_put_topic(self, o: Operation, r: Any) -> Any:
+        return ("topic", o.args["topic"])
+
+    def of_publish(self, o: Operation, r: Any) -> Any:
+        told = [(one["offset"], bool(one["duplicate"])) for one in r["messages"]]
+        groups: dict[str, list[int | None]] = {}
+        for one in r["messages"]:
+            for group, name in one["ids"].items():
+                groups.setdefault(group, []).append(number_of(name))
+        return ("published", told, groups)
+
+    def of_append_events(self, o: Operation, r: Any) -> Any:
+        return ("appended", [(one["id"], bool(one.get("duplicate"))) for one in r["events"]])
+
     def of_redrive(self, o: Operation, r: Any) -> Any:
         return ("redriven", [number_of(name) for name in r["ids"]])
 
@@ -211,6 +266,14 @@ class Expected:
         elif o.f == "read_message":
             told = (r["state"], r.get("attempt", 0), r.get("dead_reason"))
             self.reads[o.asof].append(Read(o.op, o.f, o.args["id"], told))
+        elif o.f == "read_flow":
+            told = (r["state"], {number_of(one["message_id"]): one["state"] for one in r["steps"]})
+            self.reads[o.asof].append(Read(o.op, o.f, r["id"], told))
+        elif o.f == "read_events" and r["next"] is None and r["events"] and not o.args.get("local"):
+            self.reads[o.asof].append(Read(o.op, o.f, o.args["run"], r["events"][-1]["id"]))
+        elif o.f == "read_schedule":
+            told = tuple(r[name] for name in ("fired", "skipped", "decided_at_ms", "paused", "revision"))
+            self.reads[o.asof].append(Read(o.op, o.f, o.args["schedule"], told))
         elif o.f == "effect_state":
             told = (r["state"], bool(r.get("uncertain")))
             self.reads[o.asof].append(Read(o.op, o.f, o.args["effect_id"], told))

@@ -5,150 +5,45 @@ Only what clients sent and were told is in here. Bodies are held as digests.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections import defaultdict
-from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import Any
 
-import msgspec
-
+from chaos.checker.records import (
+    FOREVER,
+    Call,
+    End,
+    Flow,
+    FlowStep,
+    Grant,
+    Seen,
+    Sent,
+    Step,
+    Timetable,
+    digest,
+    fence_of,
+    listed,
+    to_json,
+    where,
+)
 from chaos.history import FAIL, INFO, OK, Operation
 
-Place = tuple[int, int]
-"""(index, seq) of a command in the log, as the answer says it."""
-
-GOOD = frozenset(("acked", "nacked", "dead", "extended", "released"))
 _SETTLES = {"ack": "acks", "nack": "nacks", "extend": "extensions", "release": "leases"}
-_to_json = msgspec.json.Encoder(order="sorted").encode
-FOREVER = 1 << 62
-
-
-def digest(body: Any) -> bytes:
-    return blake2b(_to_json(body), digest_size=12).digest()
-
-
-def fence_of(token: str | None) -> int | None:
-    """The fencing number in a token (R13), None if it is none."""
-    try:
-        raw = base64.urlsafe_b64decode(token or "")
-    except (binascii.Error, ValueError):
-        return None
-    return int.from_bytes(raw[:8], "big") if len(raw) == 24 else None
-
-
-@dataclass(slots=True, eq=False)
-class Call:
-    """An operation without its contents. `place`: None unless answered with one."""
-
-    op: int
-    proc: str
-    f: str
-    type: str
-    inv: int
-    ret: int
-    place: Place | None
-    repeated: bool
-    code: str | None
-
-    @property
-    def may_have_happened(self) -> bool:
-        return self.type != FAIL
-
-    @property
-    def is_first(self) -> bool:
-        """Answered as the first application of its command (an SDK's own repeat may have fetched it)."""
-        return self.type == OK and self.place is not None
-
-
-@dataclass(slots=True, eq=False)
-class Sent:
-    """One body that somebody enqueued, once or again. `ids`: what the broker called it, and who was told."""
-
-    op: int
-    i: int
-    queue: str
-    group: str | None
-    key: str | None
-    window: int | None
-    delay: int | None
-    ttl: int | None
-    max_attempts: int | None
-    parent: str | None
-    n: int | None
-    size: int
-    calls: list[Call] = field(default_factory=list)
-    ids: dict[str, int] = field(default_factory=dict)
-    born: list[tuple[Place, str, Call]] = field(default_factory=list)  # answers with `duplicate: false`
-    seen: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class Grant:
-    id: str
-    queue: str
-    token: str
-    fence: int
-    place: Place
-    attempt: int
-    now: int
-    expires: int
-    enqueued: int
-    group: str | None
-    call: Call
-
-
-@dataclass(slots=True, eq=False)
-class End:
-    """One item of a settle: `status` None when its answer is unknown."""
-
-    verb: str
-    token: str
-    id: str | None
-    status: str | None
-    repeated: bool
-    call: Call
-    deliver_at: int | None = None
-    expires: int | None = None
-    dead_letter: bool = False
-
-    @property
-    def counted(self) -> bool:
-        """It took effect, here and for the first time."""
-        return self.status in GOOD and not self.repeated
-
-
-@dataclass(slots=True, eq=False)
-class Step:
-    """One call about an effect. `kind`: begin | commit | abort | ack. `state`: what was answered."""
-
-    kind: str
-    effect: str
-    token: str | None
-    lease: str | None
-    state: str | None
-    uncertain: bool
-    repeated: bool
-    call: Call
-
-
-@dataclass(slots=True, eq=False)
-class Seen:
-    """A read of one message, effect or queue."""
-
-    call: Call
-    asof: int | None
-    local: bool
-    state: str | None
-    told: dict[str, Any]
 
 
 class Facts:
     def __init__(self) -> None:
         self.calls: list[Call] = []
-        self.sent: dict[tuple[int, int, bytes], Sent] = {}
-        self.origins: dict[tuple[int, int], Sent] = {}  # by (op, i): the first of that name
+        self.sent: dict[
+            tuple[Any, ...], Sent
+        ] = {}  # by op, i and digest; of a topic also by the group's queue
+        self.origins: dict[tuple[Any, ...], Sent] = {}  # by (op, i): the first of that name
+        self.groups: dict[str, list[str]] = defaultdict(list)  # topic → queues of its consumer groups
+        self.offsets: dict[str, dict[int, dict[str, Call]]] = defaultdict(
+            dict
+        )  # topic → offset → body → who was told
+        self.shown: dict[tuple[str, int], dict[str, int]] = defaultdict(
+            dict
+        )  # group's queue, offset → id → op
         self.owner: dict[str, Sent] = {}  # id → what it was, by deliveries and answers
         self.births: dict[int, list[Sent]] = defaultdict(list)  # op → what it sent
         self.keys: dict[tuple[str, str], dict[str, tuple[Call, Sent]]] = defaultdict(dict)
@@ -163,6 +58,16 @@ class Facts:
         self.missed: dict[str | None, list[Call]] = defaultdict(list)  # answered `queue_not_found`, by queue
         self.redriven: set[str] = set()  # ids, and queues of a redrive that named none
         self.cancelled: set[str] = set()
+        self.schedules: dict[str, Timetable] = {}
+        self.slots: dict[str, dict[int, dict[str, int]]] = defaultdict(dict)  # schedule → slot → id → op
+        self.schedule_reads: dict[str, list[tuple[int, dict[str, Any], int]]] = defaultdict(
+            list
+        )  # asof, told, op
+        self.appends: dict[str, list[tuple[Call, list[dict[str, Any]], list[int]]]] = defaultdict(list)  # by run
+        self.run_reads: dict[str, list[tuple[Call, int, list[Any], int]]] = defaultdict(list)  # after, events, first
+        self.flows: list[Flow] = []
+        self.steps: set[str] = set()  # ids of steps: a flow may cancel them
+        self.parents: dict[str, dict[str, Any]] = {}  # by token
         self.unknown_leases: set[str] = set()  # queues of lease calls whose answer nobody has
         self.all_reads: list[tuple[Call, int]] = []  # linearizable ones with their `asof`
         self.strange: list[tuple[str, str, tuple[int, ...]]] = []  # (law, text, ops) met while collecting
@@ -199,17 +104,17 @@ class Facts:
         body = message.get("body")
         if not isinstance(body, dict) or "op" not in body or "i" not in body:
             return None
-        at = (body["op"], body["i"], digest(body))
+        at = where(body, queue)
         found = self.sent.get(at)
         if found is None:
-            size = len(_to_json(body))
+            size = len(to_json(body))
             self.bytes += size + 512
             found = self.sent[at] = Sent(
                 body["op"], body["i"], queue, message.get("group"), message.get("idempotency_key"),
                 message.get("idempotency_window_ms"), message.get("delay_ms"), message.get("ttl_ms"),
                 message.get("max_attempts"), body.get("parent"), body.get("n"), size,
             )  # fmt: skip
-            self.origins.setdefault(at[:2], found)
+            self.origins.setdefault(listed(at), found)
         found.calls.append(call)
         self.births[call.op].append(found)
         return found
@@ -240,6 +145,60 @@ class Facts:
         if o.type == OK:
             self.told_ids(o, call, sent, o.result["messages"])
 
+    def take_create_flow(self, o: Operation, call: Call) -> None:
+        sent = [self.sent_by(one, one["queue"], call) for one in o.args["steps"]]
+        births = list(self.births[call.op])  # the compensations are born only if it comes to that
+        undo = [
+            self.sent_by(one["compensate"], one["compensate"]["queue"], call) if "compensate" in one else None
+            for one in o.args["steps"]
+        ]
+        self.births[call.op] = births
+        if o.type == OK:
+            answers = [{"id": one["message_id"]} for one in o.result["steps"]]
+            self.told_ids(o, call, sent, answers)
+            self.steps.update(one["id"] for one in answers)
+        steps = [
+            FlowStep(one["step_id"], step, list(one.get("depends_on", ())), back)
+            for one, step, back in zip(o.args["steps"], sent, undo, strict=True)
+            if step is not None
+        ]
+        self.flows.append(Flow(o.op, steps, o.type == OK))
+
+    def take_publish(self, o: Operation, call: Call) -> None:
+        """Each group's message is a message of its own."""
+        topic, messages = o.args["topic"], o.args["messages"]
+        told = o.result["messages"] if o.type == OK else []
+        if o.type == OK and len(told) != len(messages):
+            self.strange.append(
+                ("S20", f"{len(messages)} messages were published, {len(told)} answered", (o.op,))
+            )
+        for queue in self.groups[topic]:
+            group = queue.partition(":")[2]
+            sent = [self.sent_by(one, queue, call) for one in messages]
+            answered = [
+                (one, answer["ids"])
+                for one, answer in zip(sent, told, strict=False)
+                if group in answer["ids"]
+            ]
+            self.told_ids(o, call, [one for one, _ in answered], [{"id": ids[group]} for _, ids in answered])
+        for one, answer in zip(messages, told, strict=False):
+            body = digest(one["body"]).hex()
+            self.offsets[topic].setdefault(answer["offset"], {}).setdefault(body, call)
+
+    def take_append_events(self, o: Operation, call: Call) -> None:
+        told = [one["id"] for one in o.result["events"]] if o.type == OK else []
+        self.appends[o.args["run"]].append((call, o.args["events"] if o.type != FAIL else [], told))
+
+    def take_read_events(self, o: Operation, call: Call) -> None:
+        if o.type == OK:
+            events = [(one["id"], one["type"], one["data"]) for one in o.result["events"]]
+            read = (call, int(o.args.get("after", 0)), events, o.result["first_id"])
+            self.run_reads[o.args["run"]].append(read)
+
+    def take_follow(self, o: Operation, call: Call) -> None:
+        events = (o.result or {}).get("events", [])
+        self.run_reads[o.args["run"]].append((call, o.args["after"], events, 0))
+
     def take_lease(self, o: Operation, call: Call) -> None:
         if o.type == INFO:
             self.unknown_leases.update(o.args["queues"])
@@ -249,6 +208,8 @@ class Facts:
         for one in o.result["messages"]:
             self.delivered(one, call)
             fence = fence_of(one["lease_token"])
+            if "parents" in one:
+                self.parents[one["lease_token"]] = one["parents"]
             if fence is None or call.place is None:
                 text = f"{one['id']} was given with the token {one['lease_token']!r}"
                 self.strange.append(("S5", text, (o.op,)))
@@ -267,18 +228,54 @@ class Facts:
     def delivered(self, one: dict[str, Any], call: Call) -> None:
         """A body came back: it must be one that was sent, and sent before it came (S2)."""
         body = one.get("body")
-        at: Any = (body.get("op"), body.get("i"), digest(body)) if isinstance(body, dict) else None
+        if isinstance(body, dict) and "schedule" in body:
+            self.slot_given(one, body["schedule"], call)
+            return
+        at = where(body, one.get("queue", "")) if isinstance(body, dict) else None
+        if "offset" in one:
+            self.shown[one["queue"], one["offset"]].setdefault(one["id"], call.op)
         found = self.sent_as(at, call)
         if found is None:
             self.late.append((one["id"], at, call))
             return
         self.named(found, one["id"], call.op)
 
+    def slot_given(self, one: dict[str, Any], name: str, call: Call) -> None:
+        """A message that the cluster made by itself. Its key says of which slot; each slot is a message of its own."""
+        timetable, key = self.schedules.get(name), one.get("idempotency_key") or ""
+        owner, _, slot = key.rpartition("@")
+        if timetable is None or owner != name or not slot.isdigit():
+            self.strange.append(
+                ("S2", f"{one['id']} is of {name} under the key {key!r}: nobody sent it", (call.op,))
+            )
+            return
+        at = (name, int(slot), b"")
+        sent = self.sent.get(at)
+        if sent is None:
+            sent = self.sent[at] = Sent(
+                timetable.op, int(slot), timetable.queue, None, key, None, None, None, None, None, None, 0,
+                calls=timetable.calls,
+            )  # fmt: skip
+        self.slots[name].setdefault(int(slot), {}).setdefault(one["id"], call.op)
+        self.named(sent, one["id"], call.op)
+
+    def take_put_schedule(self, o: Operation, call: Call) -> None:
+        name = o.args["schedule"]
+        timetable = self.schedules.setdefault(name, Timetable(o.op, o.args["queue"], o.args["every_ms"]))
+        timetable.calls.append(call)
+        if o.type == OK:
+            timetable.anchor = o.result["anchor_at_ms"]
+
+    def take_read_schedule(self, o: Operation, call: Call) -> None:
+        self.note_read(o, call)
+        if o.type == OK and o.asof is not None and not o.args.get("local"):
+            self.schedule_reads[o.args["schedule"]].append((o.asof, o.result, o.op))
+
     def sent_as(self, at: Any, call: Call) -> Sent | None:
         """What was sent with that body; lists are recorded without `pad`, there the operation alone says it."""
         if at is None:
             return None
-        return self.origins.get(at[:2]) if call.f in ("browse", "dead_letters") else self.sent.get(at)
+        return self.origins.get(listed(at)) if call.f in ("browse", "dead_letters") else self.sent.get(at)
 
     def take_settle(self, o: Operation, call: Call) -> None:
         items = o.args[_SETTLES[o.f]]
@@ -338,6 +335,9 @@ class Facts:
 
     def take_put_queue(self, o: Operation, call: Call) -> None:
         revision = o.result.get("revision") if o.type == OK else None
+        topic, colon, _ = o.args["queue"].partition(":")
+        if colon and o.args["queue"] not in self.groups[topic]:
+            self.groups[topic].append(o.args["queue"])
         self.configs[o.args["queue"]].append((call, o.args["config"], revision))
 
     take_patch_queue = take_put_queue
@@ -384,6 +384,13 @@ class Facts:
 
     take_dead_letters = take_browse
 
+    def take_read_flow(self, o: Operation, call: Call) -> None:
+        self.note_read(o, call)
+        if o.type == OK:
+            for one in o.result["steps"]:
+                told = {"state": one["state"], "attempt": one.get("attempt")}
+                self.reads[one["message_id"]].append(self.seen(o, call, told))
+
     def take_read_queue(self, o: Operation, call: Call) -> None:
         self.note_read(o, call)
         told = dict(o.result) if o.type == OK else {}
@@ -399,7 +406,7 @@ class Facts:
         for name, at, call in self.late:
             found = self.sent_as(at, call)
             if found is None:
-                known = at is not None and at[:2] in self.origins
+                known = at is not None and listed(at) in self.origins
                 law = "its body was changed" if known else "nobody sent it"
                 self.strange.append(
                     ("S2", f"{name} was given: {law} (body of op {at and at[0]})", (call.op,))

@@ -8,14 +8,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from chaos.checker.facts import FOREVER, Facts
+from chaos.checker.facts import Facts
+from chaos.checker.records import FOREVER
 from chaos.checker.verdict import Findings
 from chaos.history import OK, lines
 
 SECOND = 1_000_000_000
 SERVICE_SECONDS = 5.0  # L1
 GAP_SECONDS = 10.0  # L4: the longest that no write is acknowledged while only a minority is struck
-NEEDED = ("enqueue", "lease", "ack")
+NEEDED = ("lease", "ack")
+PRODUCING = ("enqueue", "publish", "create_flow")  # at least one of them
 
 
 @dataclass
@@ -61,6 +63,8 @@ def _every_kind_succeeded(alive: Alive, types: Counter[str]) -> None:
     for kind in sorted(kinds | set(NEEDED)):
         if not types[f"{kind} ok"]:
             alive.problems.append(f"no {kind} ever succeeded (L8)")
+    if not kinds.intersection(PRODUCING):
+        alive.problems.append("nothing was ever enqueued (L8)")
 
 
 def _served_after_heals(alive: Alive, faults: list[dict[str, Any]], facts: Facts) -> None:

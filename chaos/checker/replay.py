@@ -16,7 +16,10 @@ from chaos.checker.expected import (
     Read,
     Told,
     body_digest,
+    group_of,
+    in_group,
     number_of,
+    slot_digest,
     stored_body,
     stored_digest,
 )
@@ -29,7 +32,8 @@ from trivet.wire.entry import EntryReader
 REGULAR = b"\0"  # the consensus layer's mark of an entry for the machine
 
 _LAW_OF = {"effect_begin": "S8", "effect_commit": "S8", "effect_abort": "S8", "redrive": "S10", "cancel": "S19",
-           "put_queue": "S21", "patch_queue": "S21"}  # fmt: skip
+           "put_queue": "S21", "patch_queue": "S21", "put_topic": "S21", "put_schedule": "S21",
+           "pause_schedule": "S21", "publish": "S3", "append_events": "S3"}  # fmt: skip
 
 
 class Replay:
@@ -85,9 +89,14 @@ class Replay:
         """A message is born: its body says which id its client was told, or will be."""
         body = stored_body(draft.body, draft.codec)
         digest = self.bodies[message.serial] = body_digest(body)
+        digest = in_group(message.queue.name, digest)
+        if isinstance(body, dict) and "schedule" in body:
+            digest = slot_digest(message.queue.name, draft.key or "")
         numbers = self.expected.numbers.get(digest, [])
         if not numbers and isinstance(body, dict):
-            listed = self.expected.origins.get((body.get("op"), body.get("i")))
+            listed = self.expected.origins.get(
+                (body.get("op"), body.get("i"), group_of(message.queue.name))
+            )
             numbers = [] if listed is None else [listed]
         at = self.given[digest]
         self.given[digest] = at + 1
@@ -151,7 +160,10 @@ class Replay:
         if not told.bodies:
             return
         c = request.command
-        drafts = c.drafts if told.f == "enqueue" else [entry.draft for entry in c.enqueue]
+        if told.f in ("enqueue", "publish"):
+            drafts = c.drafts
+        else:
+            drafts = [entry.draft for entry in (c.steps if told.f == "create_flow" else c.enqueue)]
         if tuple(stored_digest(draft.body, draft.codec) for draft in drafts) != told.bodies:
             self.found.add(
                 "S2", f"{told.f} at {place}: the log holds other bodies than were sent", (told.op,)
@@ -168,6 +180,9 @@ class Replay:
     def differs_enqueued(self, told: Told, reply: Any) -> tuple[str, str] | None:
         return self.births(told.reply[1], reply[1])
 
+    def differs_flow(self, told: Told, reply: Any) -> tuple[str, str] | None:
+        return self.births(told.reply[1], [(message, state, False, None) for message, state in reply[1]])
+
     def births(self, said: list[Any], model: list[Any]) -> tuple[str, str] | None:
         if len(said) != len(model):
             return ("S20", f"{len(said)} messages answered, the model has {len(model)}")
@@ -179,6 +194,12 @@ class Replay:
             if one[1] != state:
                 return ("S10", f"answered {one[1]}, the model says {state}")
         return None
+
+    def differs_appended(self, told: Told, reply: Any) -> tuple[str, str] | None:
+        said = told.reply[1]
+        if len(said) != len(reply[1]):
+            return ("S20", f"{len(said)} events answered, the model has {len(reply[1])}")
+        return None if said == reply[1] else ("S3", f"answered {said}, the model says {reply[1]}")
 
     def differs_leased(self, told: Told, reply: Any) -> tuple[str, str] | None:
         _, now, _, grants = told.reply
@@ -245,6 +266,30 @@ class Replay:
             return ("S21", f"answered revision {told.reply[3]}, the model has {reply[3]}")
         return None
 
+    def differs_schedule(self, told: Told, reply: Any) -> tuple[str, str] | None:
+        return self.differs_queue(told, reply)
+
+    def differs_done(self, told: Told, reply: Any) -> tuple[str, str] | None:
+        return None
+
+    def differs_topic(self, told: Told, reply: Any) -> tuple[str, str] | None:
+        return None
+
+    def differs_published(self, told: Told, reply: Any) -> tuple[str, str] | None:
+        _, said, groups = told.reply
+        wanted = list(zip(reply[1], reply[2], strict=True))
+        if said != wanted:
+            return ("S3", f"answered offsets {said[:4]}, the model says {wanted[:4]}")
+        if groups.keys() != reply[3].keys():
+            return ("S20", f"reached the groups {sorted(groups)}, the model {sorted(reply[3])}")
+        for group, numbers in groups.items():
+            known = [m.number for m in reply[3][group]]
+            if len(known) != len(numbers) or any(
+                b is not None and a != b for a, b in zip(numbers, known, strict=True)
+            ):
+                return ("S3", f"answered {numbers[:4]} in {group}, the model has {known[:4]}")
+        return None
+
     def differs_redriven(self, told: Told, reply: Any) -> tuple[str, str] | None:
         numbers = [m.number for m in reply[1]]
         if told.reply[1] != numbers:
@@ -282,6 +327,27 @@ class Replay:
         wanted = (message.state, message.attempt, message.reason)
         return None if read.told == wanted else f"{read.told}, the model has {wanted}"
 
+    def read_read_flow(self, read: Read) -> str | None:
+        first = self.expected.flows.get(read.what)
+        message = None if first is None else self.model.by_number.get(first)
+        if message is None or message.serial not in self.model.flow_of:
+            return None  # nobody was told that it was made, or its first step is gone
+        flow = self.model.flow_of[message.serial][0]
+        wanted = (flow.shown, {step.message.number: step.message.state for step in flow.steps})
+        return None if read.told == wanted else f"{read.told}, the model has {wanted}"
+
+    def read_read_events(self, read: Read) -> str | None:
+        run = self.model.runs.get(read.what)
+        newest = None if run is None else run.events
+        return None if read.told == newest else f"ends at {read.told}, the model at {newest}"
+
+    def read_read_schedule(self, read: Read) -> str | None:
+        one = self.model.schedules.get(read.what)
+        if one is None:
+            return "the model has no such schedule"
+        wanted = (one.fired, one.skipped, one.decided, one.paused, one.revision)
+        return None if read.told == wanted else f"{read.told}, the model has {wanted}"
+
     def read_effect_state(self, read: Read) -> str | None:
         effect = self.model.effects.get(read.what)
         wanted = None if effect is None else (effect.state, effect.uncertain)
@@ -315,13 +381,17 @@ def took_effect(reply: Any) -> bool:
         return any(not duplicate for _, _, duplicate, _ in reply[1])
     if kind == "leased":
         return bool(reply[3])
+    if kind == "appended":
+        return not all(duplicate for _, duplicate in reply[1])
+    if kind == "published":
+        return not all(reply[2])
     if kind == "settled":
         return any(
             one[0] in ("acked", "nacked", "dead", "extended", "released") and not one[1] for one in reply[1]
         )
     if kind == "effect":
         return reply[1] != "done" or not reply[6]
-    return kind in ("changed", "redriven")
+    return kind in ("changed", "redriven", "flow")
 
 
 def check_nodes(final: dict[str, Any], found: Findings) -> None:

@@ -18,19 +18,23 @@ import msgspec
 
 from trivet.http import render
 from trivet.machine import commands as c
-from trivet.machine import ids, views
+from trivet.machine import ids, run_views, topic_views, views
 from trivet.machine.core import Machine
 from trivet.machine.replies import (
     Done,
     EffectState,
     Enqueued,
+    GroupSaved,
     Leased,
     MessageChanged,
+    Published,
     QueueSaved,
     Redriven,
     Refusal,
     SettledAll,
+    TopicSaved,
 )
+from trivet.machine.run_commands import RunEventsAppended
 from trivet.storage.real_disk import RealDisk
 from trivet.storage.settings import StorageSettings
 from trivet.storage.storage import Identity, Storage
@@ -137,6 +141,7 @@ class Scene:
         self.unknown: list[tuple[str, str, dict[str, Any], int]] = []  # enqueues to say again
         self.ids: list[str] = []
         self.paid: set[str] = set()
+        self.unheard: list[tuple[int, list[Line]]] = []  # appends whose answer was lost: (op, events)
 
     # --- the log ----------------------------------------------------------------------------------------
 
@@ -259,6 +264,16 @@ class Scene:
         args = one.args
         if one.f == "read_queue":
             return views.queue(self.machine, args["queue"])
+        if one.f == "read_events":
+            page = run_views.events(self.machine, args["run"], args["after"], 10_000)
+            return page and {
+                "events": [
+                    {"id": e.id, "at_ms": e.at_ms, "type": e.type, "data": msgspec.json.decode(e.data)}
+                    for e in page.events
+                ],
+                "next": None,
+                "first_id": page.first_id,
+            }
         if one.f == "effect_state":
             return rendered(views.effect(self.machine, args["effect_id"]))
         if one.f == "browse":
@@ -290,8 +305,15 @@ def shown(machine: Machine, one: Asked, reply: Any) -> Any:
             return told
         case EffectState():
             return render.effect_state(reply, media)
-        case QueueSaved():
+        case QueueSaved() | GroupSaved():
             return views.queue(machine, reply.name)
+        case TopicSaved():
+            return topic_views.topic(machine, reply.name)
+        case Published():
+            return {"messages": topic_views.published(reply)}
+        case RunEventsAppended():
+            pairs = [(each.id, each.duplicate) for each in reply.events]
+            return {"events": [{"id": at, "duplicate": True} if again else {"id": at} for at, again in pairs]}
         case Redriven():
             return {"redriven": len(reply.ids), "ids": [ids.message_id(number) for number in reply.ids]}
         case MessageChanged():

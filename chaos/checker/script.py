@@ -9,10 +9,14 @@ import msgspec
 from chaos.checker.scene import MS, NODES, Case, Line, Scene
 from trivet.machine import commands as c
 from trivet.machine import ids, views
+from trivet.machine.run_commands import AppendRunEvents, NewRunEvent
 
 PLAIN, GROUPS, DELAYS, DEAD, WORK = "s.enqueue", "s.groups", "s.delays", "s.dead_letters", "s.work"
 STAGES = ("s.pipeline.0", "s.pipeline.1")
-QUEUES = (PLAIN, GROUPS, DELAYS, DEAD, WORK, *STAGES)
+RUN = "s.run"
+TOPIC = "s.topics"
+FAN = (f"{TOPIC}:a", f"{TOPIC}:b")
+QUEUES = (PLAIN, GROUPS, DELAYS, DEAD, WORK, *STAGES, *FAN)
 LEASE_MS = 600
 HOURS_6 = 21_600_000
 _compact = msgspec.json.Encoder().encode
@@ -39,19 +43,24 @@ class Script(Scene):
 
     def steps(self) -> list[Any]:
         return [
-            *(lambda queue=queue: self.produce(queue) for queue in (PLAIN, GROUPS, DELAYS, DEAD, WORK, STAGES[0])),
+            *(lambda queue=queue: self.produce(queue) for queue in (PLAIN, GROUPS, DELAYS, DEAD, WORK, STAGES[0], TOPIC)),
             *(lambda queue=queue: self.consume(queue) for queue in QUEUES),
             *(lambda queue=queue: self.consume(queue) for queue in (GROUPS, WORK)),
-            self.again, self.conflict, self.zombie, self.reader, self.operator,
+            self.again, self.conflict, self.zombie, self.reader, self.operator, self.teller,
         ]  # fmt: skip
 
     def setup(self) -> None:
+        topic = c.PutTopic(TOPIC, HOURS_6, 10**6)
+        self.ask("load.setup-0", "put_topic", {"topic": TOPIC, "retention_ms": HOURS_6}, topic)
+        self.settle()
         for queue in QUEUES:
             most = 3 if queue == DEAD else 0
             backoff = c.Backoff("fixed", 100, jitter_milli=500)
             config = c.QueueConfig(max_attempts=most, backoff=backoff, retention_ms=HOURS_6)
             told = {"max_attempts": most, "retention_ms": HOURS_6}
-            self.ask("load.setup-0", "put_queue", {"queue": queue, "config": told}, c.PutQueue(queue, config))
+            name, _, group = queue.partition(":")
+            made = c.PutGroup(name, group, config) if group else c.PutQueue(queue, config)
+            self.ask("load.setup-0", "put_queue", {"queue": queue, "config": told}, made)
             self.settle()
 
     def failover(self) -> None:
@@ -81,7 +90,7 @@ class Script(Scene):
             self.ops -= 1
             return  # this producer does not go on before it knows
         fate = self.rng.choice(("ok", "ok", "ok", "ok", "ok", "lost", "unsent"))
-        args = {"queue": queue, "messages": messages}
+        args = {"topic" if queue == TOPIC else "queue": queue, "messages": messages}
         self.enqueue(client, args, op, fate, op)
 
     def message(self, queue: str, client: str, op: int, i: int) -> Line:
@@ -94,6 +103,8 @@ class Script(Scene):
             made["delay_ms"] = body["due_ms"] = self.rng.choice((50, 300, 900))
         if queue == DEAD:
             body["fails"] = self.rng.choice((0, 1, 99))
+        if queue == PLAIN:
+            made["run_id"] = RUN
         if queue == PLAIN and self.rng.random() < 0.2:
             made["priority"] = self.rng.randint(-3, 3)
             made["ttl_ms"] = 600_000
@@ -103,13 +114,16 @@ class Script(Scene):
         self, client: str, args: Line, op: int | None, fate: str, first: int, rid: str | None = None
     ) -> None:
         drafts = tuple(draft(one) for one in args["messages"])
-        command = c.Enqueue(args["queue"], drafts)
-        self.ask(client, "enqueue", args, command, fate, self.learn, op, rid)
+        if "topic" in args:
+            self.ask(client, "publish", args, c.Publish(TOPIC, drafts), fate, self.learn, op, rid)
+        else:
+            self.ask(client, "enqueue", args, c.Enqueue(args["queue"], drafts), fate, self.learn, op, rid)
         if fate != "ok":
-            self.unknown.append((client, args["queue"], args, first))
+            self.unknown.append((client, args.get("queue", TOPIC), args, first))
 
     def learn(self, result: Any) -> None:
-        self.ids += [one["id"] for one in result["messages"]]
+        for one in result["messages"]:
+            self.ids += one["ids"].values() if "ids" in one else (one["id"],)
 
     def again(self) -> None:
         """What stayed unknown is said again: under the same request id, or only the same keys."""
@@ -117,7 +131,8 @@ class Script(Scene):
             return
         client, _, args, first = self.unknown.pop(0)
         same = self.rng.random() < 0.5
-        told = {"queue": args["queue"], "messages": args["messages"], "repeats": first}
+        told = {name: value for name, value in args.items() if name in ("queue", "topic", "messages")}
+        told["repeats"] = first
         self.enqueue(client, told, None, "ok", first, f"run-{first}" if same else None)
 
     def conflict(self) -> None:
@@ -253,12 +268,36 @@ class Script(Scene):
         args = {"acks": [item], "ids": [lease["id"]]}
         self.ask(f"{WORK}.worker-0", "ack", args, c.Ack((c.AckItem(token, None, (done,)),)), fate)
 
+    # --- runs -------------------------------------------------------------------------------------------
+
+    def teller(self) -> None:
+        """Somebody tells the run what it does, says it again if it may not have been heard, or reads what was told."""
+        if self.unheard and self.rng.random() < 0.5:
+            first, events = self.unheard.pop(0)
+            return self.tell({"run": RUN, "events": events, "repeats": first}, "ok", None)
+        if self.rng.random() < 0.3:
+            after = self.rng.choice((0, 5))
+            self.ask("runs.reader-0", "read_events", {"run": RUN, "after": after}, None)
+            return None
+        op = self.ops + 1
+        events = [
+            {"type": "token", "data": [op, n], "event_id": f"{op}-{n}"} for n in range(self.rng.randint(1, 4))
+        ]
+        return self.tell({"run": RUN, "events": events}, self.rng.choice(("ok", "ok", "ok", "lost", "unsent")), op)
+
+    def tell(self, args: Line, fate: str, first: int | None) -> None:
+        told = tuple(NewRunEvent(one["type"], _compact(one["data"]), one["event_id"]) for one in args["events"])
+        op = self.ask("runs.worker-0", "append_events", args, AppendRunEvents(RUN, told), fate)
+        assert first in (None, op)
+        if fate != "ok":
+            self.unheard.append((op, args["events"]))
+
     # --- others -----------------------------------------------------------------------------------------
 
     def reader(self) -> None:
         chance = self.rng.random()
         if chance < 0.5 or not self.ids:
-            self.ask("reads.reader-0", "read_queue", {"queue": self.rng.choice(QUEUES)}, None)
+            self.ask("reads.reader-0", "read_queue", {"queue": self.rng.choice((PLAIN, PLAIN, *QUEUES))}, None)
         else:
             self.ask("reads.reader-0", "read_message", {"id": self.rng.choice(self.ids)}, None)
 
@@ -307,6 +346,8 @@ class Script(Scene):
         for queue in QUEUES:
             self.ask("load.drain-0", "browse", {"queue": queue, "limit": 500}, None)
             self.settle()
+        self.ask("load.drain-0", "read_events", {"run": RUN, "after": 0}, None)
+        self.settle()
         effects = sorted(self.paid)
         for effect in effects:
             self.ask("load.drain-0", "effect_state", {"effect_id": effect}, None)
@@ -341,4 +382,5 @@ def draft(one: Line) -> c.Draft:
     return c.Draft(
         body=_compact(one["body"]), group=one.get("group"), key=one.get("idempotency_key"),
         delay_ms=one.get("delay_ms", 0), ttl_ms=one.get("ttl_ms"), priority=one.get("priority", 0),
+        extras=c.Extras(run_id=one["run_id"]) if "run_id" in one else None,
     )  # fmt: skip

@@ -96,7 +96,7 @@ class Spoiler:
             if result.get("id") == name:
                 yield line, result
             for one in result.get("messages", ()):
-                if one["id"] == name and "body" in one:
+                if one.get("id") == name and "body" in one:
                     yield line, one
 
     def message_of(self, op: int, i: int) -> Iterator[Line]:

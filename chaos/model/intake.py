@@ -152,7 +152,7 @@ class Intake(LifeCycle):
             run=own("run_id") is not None, max_attempts=own("max_attempts"),
             backoff=None if own("backoff") is None else plain_backoff(own("backoff")), lease_ms=own("lease_ms"),
             retention=own("retention_ms"), depends_on=tuple(own("depends_on", ())),
-            runs_anyway=own("on_dependency_failure", "fail") == "run",
+            runs_anyway=own("on_dependency_failure", "fail") == "run", run_id=own("run_id"),
         )  # fmt: skip
         self.messages[m.serial] = queue.members[m.serial] = m
         queue.enqueued += 1
@@ -206,6 +206,8 @@ class Intake(LifeCycle):
                 continue
             if (c.reason is not None and m.reason != c.reason) or (upto is not None and m.place > upto):
                 continue
+            if m.origin == "saga":
+                continue  # what came before it has been undone
             if self.has_no_room(target, m):
                 if not done:
                     raise Refused("queue_full")
@@ -223,6 +225,8 @@ class Intake(LifeCycle):
     def revive(self, m: Message, origin: Queue, target: Queue) -> None:
         old = self.own_key(m)
         self.leave(m)
+        m.held = False
+        self.flow_redriven(m)
         ttl = target.config["ttl_ms"] if m.ttl is None else m.ttl
         del origin.members[m.serial]
         target.members[m.serial] = m

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from chaos.model.intake import Intake
 from chaos.model.records import (
     DAY,
     EFFECT_RETENTION,
@@ -19,9 +18,10 @@ from chaos.model.records import (
     Refused,
     effect_mac,
 )
+from chaos.model.topics import Topics
 
 
-class Ledger(Intake):
+class Ledger(Topics):
     def leased_under(self, token: Any) -> Message | None:
         raise NotImplementedError
 

@@ -55,6 +55,7 @@ class LifeCycle:
         self.lease_deadlines: list[tuple[Wake, int, Any]] = []
         self.pushes = 0
         self.watchers: dict[int, dict[int, Message]] = {}  # number waited for → blocked messages by serial
+        self.flow_of: dict[int, Any] = {}  # serial → (flow, place of its step, whether it undoes it)
         self.owed: list[tuple[int, bool]] = []  # ends whose dependents have not been told
         self.owed_later: list[tuple[int, bool]] = []  # of purged messages: told with the sweep
         self.ghosts: list[Message] = []  # purged while blocked; the sweep has not come by
@@ -115,7 +116,7 @@ class LifeCycle:
                 group.leased -= 1
         elif state == DEAD:
             del queue.dead[m.serial]
-        elif state in (DONE, CANCELLED):
+        elif state in (DONE, CANCELLED) and not m.held:
             self.retained_bytes -= self.retained_size(m)
         if state == BLOCKED:
             self.unwatch(m)
@@ -126,6 +127,7 @@ class LifeCycle:
     def enter(self, m: Message, state: str) -> None:
         queue = m.queue
         m.state = state
+        self.run_hears(m)
         queue.counts[state] += 1
         if state in UNFINISHED:
             queue.bytes += m.size
@@ -140,11 +142,12 @@ class LifeCycle:
                 group.leased += 1
                 self.offer(queue, group)
         else:
-            self.arm(m, m.due, WAKE_MESSAGE)
+            if not m.held:
+                self.arm(m, m.due, WAKE_MESSAGE)
             if state == DEAD:
                 queue.dead[m.serial] = m
                 heappush(queue.dead_order, (m.place, m.serial, m))
-            else:
+            elif not m.held:
                 self.retained_bytes += self.retained_size(m)
                 heappush(self.retained, (m.place, m.serial, m))
 
@@ -234,6 +237,20 @@ class LifeCycle:
     def end_bound_effects(self, lease: Lease) -> None:
         raise NotImplementedError
 
+    hear_later: list[Message]  # purged; their flows hear of it with the sweep
+
+    def run_hears(self, m: Message) -> None:
+        raise NotImplementedError
+
+    def is_stopped(self, m: Message) -> bool:
+        raise NotImplementedError
+
+    def flow_hears(self, m: Message, state: str) -> None:
+        raise NotImplementedError
+
+    def flow_redriven(self, m: Message) -> None:
+        raise NotImplementedError
+
     def fail(self, m: Message, delay: int | None) -> None:
         """A delivery failed: looked at in the order of R19, R20, R22."""
         lease = m.lease
@@ -245,6 +262,8 @@ class LifeCycle:
             self.finish(m, DEAD, "expired")
         elif most and m.attempt >= most:
             self.finish(m, DEAD, "max_attempts")
+        elif self.is_stopped(m):
+            self.finish(m, CANCELLED)
         else:
             self.make_waiting(m, self.clock + (self.backoff(m, lease.fence) if delay is None else delay))
 
@@ -281,13 +300,17 @@ class LifeCycle:
         self.key_ends(m)
         self.leave(m)
         m.reason = reason
-        if not keep and state != DEAD:
+        m.held = m.serial in self.flow_of
+        if not keep and state != DEAD and not m.held:
             m.state = state
+            self.run_hears(m)
             self.forget(m)
             return
         m.due = self.clock + keep
         m.place = self.new_place()
         self.enter(m, state)
+        if m.held:
+            self.flow_hears(m, state)
         if state == DEAD and m.queue.counts[DEAD] > m.queue.config["max_dead"]:
             self.drop_oldest_dead(m.queue)
 
@@ -325,6 +348,7 @@ class LifeCycle:
             m.queue.vanished += 1
             if m.number is not None:
                 self.owed_later.append((m.number, True))
+            self.hear_later.append(m)
         if state == LEASED and m.lease is not None:
             self.end_bound_effects(m.lease)
         self.leave(m)

@@ -30,6 +30,8 @@ from chaos.model.records import (
     Refused,
     lease_mac,
 )
+from chaos.model.runs import Run, Runs
+from chaos.model.schedules import Schedules
 
 Settled = tuple[Any, ...]  # (status, repeated, state, deliver_at_ms, lease_expires_at_ms, cancelled)
 
@@ -43,11 +45,12 @@ def settled(
 NOT_FOUND, STALE = settled("not_found"), settled("stale_lease")
 
 
-class Model(Ledger):
+class Model(Runs, Schedules, Ledger):
     """Feed it each entry's time with `begin_entry`, then each request with `apply`."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.runs: dict[str, Run] = {}
         self.displaced: list[Message] = []
         self.requests: dict[str, tuple[int, bytes, Any]] = {}  # id → (at, fingerprint, reply)
         self.settled: dict[int, tuple[int, str, Settled, Message]] = {}  # fence → (at, verb, answer, of)
@@ -70,7 +73,7 @@ class Model(Ledger):
             reply = getattr(self, "do_" + type(request.command).__name__)(request.command)
         except Refused as refusal:
             return ("refused", str(refusal)), False
-        self.tell_dependents()
+        self.settle()
         if rid is not None and not (reply[0] == "leased" and not reply[3]):
             self.requests[rid] = (self.clock, request.fingerprint, reply)
         return reply, False
@@ -118,9 +121,13 @@ class Model(Ledger):
                 dropped += 1
                 self.finish(m, DEAD, "expired")
                 continue
-            if grants and m.size > left:
+            if self.is_stopped(m):
+                self.stop(m)
+                continue
+            size = m.size + self.parents_size(m)
+            if grants and size > left:
                 return 0
-            left -= m.size
+            left -= size
             room -= 1
             length = c.lease_ms or m.lease_ms or queue.config["lease_ms"]
             grants.append(self.grant(m, c.consumer, length))
@@ -249,7 +256,7 @@ class Model(Ledger):
             self.finish(m, DEAD, "rejected")
         else:
             self.fail(m, item.delay_ms)
-        due = m.due if m.state == DELAYED else None
+        due = {DELAYED: m.due, READY: self.clock}.get(m.state)
         answer = settled("dead" if m.state == DEAD else "nacked", m.state, due, cancelled=marked)
         return self.remember(fence, m, "nack", answer)
 
@@ -267,6 +274,8 @@ class Model(Ledger):
             self.finish(m, CANCELLED)
         elif self.overdue(m):
             self.finish(m, DEAD, "expired")
+        elif self.is_stopped(m):
+            self.finish(m, CANCELLED)
         else:
             self.make_ready(m, keep_place=True)
         answer = settled("released")
@@ -381,6 +390,9 @@ class Model(Ledger):
         self.ghosts = []
         self.owed += self.owed_later
         self.owed_later = []
+        purged, self.hear_later = self.hear_later, []
+        for m in purged:
+            self.flow_hears(m, CANCELLED)
         for queue in self.queues.values():
             while queue.counts[DEAD] > queue.config["max_dead"]:
                 self.drop_oldest_dead(queue)
@@ -388,7 +400,8 @@ class Model(Ledger):
         while handled < c.limit and (record := self.next_due(c.leases)) is not None:
             self.wake(record)
             handled += 1
-        self.tell_dependents()
+        self.settle()
+        self.forget_flows()
         self.drop_retained(c.limit - handled)
         return ("done", handled)
 

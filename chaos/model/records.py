@@ -99,6 +99,9 @@ class Message:
     result: bytes | None = None
     reason: str | None = None
     gone: bool = False
+    held: bool = False  # finished, and kept by its flow
+    origin: str = ""  # saga | flow | compensation
+    run_id: str | None = None
     ticket: int = 0  # of the entry of the ready heap that counts
     wake: tuple[int, int, int] | None = None
 

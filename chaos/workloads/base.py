@@ -78,6 +78,16 @@ class Workload:
         """Its queues and how they are configured."""
         return {self.queue: config()}
 
+    async def make(self, process: Process, queue: str, config: dict[str, Any]) -> None:
+        """One of its queues, before the load begins."""
+        await process.put_queue(queue, **config)
+
+    async def rest(self, process: Process) -> None:
+        """Called after the load, until it does not raise: what the cluster does by itself is to stop."""
+
+    async def look(self, process: Process) -> None:
+        """Called when nothing is unfinished, until it does not raise: what else is to be asked about."""
+
     def producers(self) -> list[Role]:
         """Processes that run only under load."""
         return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from chaos.history import Recorder
@@ -63,7 +63,7 @@ class Load:
             for queue, config in workload.queues().items():
                 while True:
                     try:
-                        await process.put_queue(queue, **config)
+                        await workload.make(process, queue, config)
                         break
                     except ApiError:
                         if time.monotonic() > deadline_s:
@@ -89,9 +89,10 @@ class Load:
         self.recorder.note("phase", phase="drain")
         deadline_s = time.monotonic() + patience_s
         self._around.stopping.clear()
-        for workload in self._workloads:
-            self._begin(workload, workload.consumers())
         asker = self._process("load.drain-0")
+        for workload in self._workloads:
+            await self._said(workload.rest, asker, deadline_s)
+            self._begin(workload, workload.consumers())
         try:
             await self._empty(asker, deadline_s)
         finally:
@@ -177,6 +178,16 @@ class Load:
 
     # --- the end ------------------------------------------------------------------------------------
 
+    async def _said(
+        self, what: Callable[[Process], Awaitable[None]], process: Process, deadline_s: float
+    ) -> None:
+        while True:
+            try:
+                return await what(process)
+            except ApiError:
+                self._in_time(deadline_s, what.__qualname__)
+                await asyncio.sleep(0.2)
+
     async def _empty(self, process: Process, deadline_s: float) -> None:
         """Until every queue, read once more, has nothing unfinished."""
         left = list(self._around.queues)
@@ -200,6 +211,8 @@ class Load:
         while any(at_s < end_s for at_s in (*doubts.messages.values(), *doubts.effects.values())):
             await self._ask_once(process, end_s)
             self._in_time(deadline_s, f"{len(doubts.messages)} messages, {len(doubts.effects)} effects")
+        for workload in self._workloads:
+            await self._said(workload.look, process, deadline_s)
         for queue in self._around.queues:
             after: str | None = None
             while True:

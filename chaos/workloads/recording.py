@@ -252,6 +252,26 @@ def described(method: str, path: str, body: Any) -> tuple[str, dict[str, Any]]:
             return "read_message", {"id": message, **args}
         case ["DELETE", "messages", message]:
             return "cancel", {"id": message, **args}
+        case ["PUT", "topics", topic]:
+            return "put_topic", {"topic": topic, **args}
+        case ["PUT", "topics", topic, "groups", group]:
+            return "put_queue", {"queue": f"{topic}:{group}", "config": args}
+        case ["POST", "topics", topic, "messages"]:
+            return "publish", {"topic": topic, "messages": args.get("messages", [args])}
+        case ["PUT", "schedules", schedule]:
+            return "put_schedule", {"schedule": schedule, **args}
+        case ["POST", "schedules", schedule, "pause"]:
+            return "pause_schedule", {"schedule": schedule, **args}
+        case ["GET", "schedules", schedule]:
+            return "read_schedule", {"schedule": schedule, **args}
+        case ["POST", "runs", run, "events"]:
+            return "append_events", {"run": run, **args}
+        case ["GET", "runs", run, "events"]:
+            return "read_events", {"run": run, **args}
+        case ["POST", "flows"]:
+            return "create_flow", args
+        case ["GET", "flows", flow]:
+            return "read_flow", {"flow": flow, **args}
         case ["GET", "effects", effect]:
             return "effect_state", {"effect_id": effect, **args}
     raise ValueError(f"a drill has no operation for {method} {path}")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from chaos.checker import check
 from chaos.checker.committed import read_log
-from chaos.checker.facts import Facts, fence_of
+from chaos.checker.facts import Facts
+from chaos.checker.records import fence_of
 from chaos.checker.scene import Case
 from chaos.checker.script import Script
 from chaos.checker.spoil import Spoiler

@@ -10,8 +10,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from chaos.checker.facts import Call, Facts
+from chaos.checker.facts import Facts
 from chaos.checker.liveness import SERVICE_SECONDS, judge
+from chaos.checker.records import Call
 from chaos.history import OK
 from chaos.starved import Starved, delay_s
 

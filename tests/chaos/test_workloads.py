@@ -262,6 +262,7 @@ OPERATIONS = frozenset(
     {
         *("ack", "browse", "cancel", "dead_letters", "effect_begin", "effect_commit", "enqueue", "extend"),
         *("lease", "nack", "patch_queue", "put_queue", "read_message", "read_queue", "redrive", "release"),
+        *("create_flow", "read_flow"),
     }
 )
 
@@ -300,7 +301,7 @@ def test_a_whole_load_drains_and_knows_the_end_of_every_message(tmp_path: Path) 
     assert _enqueued(calls) <= set(states)
     assert {op for op, _, _ in states.values()} <= {one.op for one in calls if one.type == "ok"} | unknown
     assert {state for _, _, state in states.values()} == {"done", "dead", "cancelled"}
-    assert {w for _, w, state in states.values() if state != "done"} == {"dead_letters", "mixes"}
+    assert {w for _, w, state in states.values() if state != "done"} == {"dead_letters", "flows", "mixes"}
     # The broker let no zombie through, and the outside world saw each deed once.
     zombie = [one for one in calls if one.proc.startswith("zombies.zombie-1")]
     assert zombie and not any(one.type == "ok" for one in zombie)

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from tests.conformance.described import Described
+
 JSON = "application/json"
 MSGPACK = "application/msgpack"
 
@@ -55,7 +57,16 @@ class Api:
 
     def __init__(self, urls: list[str]) -> None:
         self.urls = urls
-        self._local = threading.local()
+        self._described: Described | None = None
+
+    @property
+    def described(self) -> Described:
+        """The description that the node gives of itself; every answer is held against it."""
+        if self._described is None:
+            self._described = Described(
+                self._once(self.urls[0], "GET", "/v1/openapi.json", None, {}, 30).ok().told
+            )
+        return self._described
 
     def call(
         self,
@@ -76,6 +87,7 @@ class Api:
         base = url or self.urls[0]
         for _ in range(5):
             answer = self._once(base, method, path, data, sent, timeout)
+            self.described.check(method, path, answer.status, answer.headers, answer.raw)
             if answer.status != 307 or not follow:
                 return answer
             target = urlsplit(answer.headers["location"])

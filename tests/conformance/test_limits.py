@@ -333,7 +333,7 @@ def test_factors_come_back_as_numbers(q: Queue, given: float, shown: float) -> N
 
 
 @pytest.mark.parametrize(
-    "wrong", ["-a", ".a", "_a", "a%3Ab", "a:b", "%C3%BC", "a%2Fb", "a" * 257, "%20", "a%00", "a%0A", "%FF"]
+    "wrong", ["-a", ".a", "_a", "a%3A", ":b", "%C3%BC", "a%2Fb", "a" * 257, "%20", "a%00", "a%0A", "%FF"]
 )
 def test_bad_queue_names(api: Api, wrong: str) -> None:
     for method, path, body in (

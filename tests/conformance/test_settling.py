@@ -104,9 +104,10 @@ def test_nack_backs_off(api: Api, q: Queue) -> None:
 
 
 def test_nack_with_its_own_delay(api: Api, q: Queue) -> None:
-    q.send()
+    last_sent = q.message(q.send())["enqueued_at_ms"]
     told = q.nack(q.take()["lease_token"], delay_ms=0)
     assert (told["status"], told["state"]) == ("nacked", "ready")
+    assert 0 <= told["deliver_at_ms"] - last_sent < 60_000
     assert q.take()["attempt"] == 2
 
 

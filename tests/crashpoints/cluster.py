@@ -21,6 +21,7 @@ from trivet.consensus.port import Applied, Outcome
 from trivet.machine import commands as c
 from trivet.machine import invariants, views
 from trivet.machine.core import Machine
+from trivet.machine.flow_record import FLOW_STATES
 from trivet.machine.ids import message_id
 from trivet.machine.snapshotting import state_digest
 from trivet.node.stamps import Stamper
@@ -90,6 +91,7 @@ class Cluster:
         self.clients: list[Client] = []
         self.expected: dict[int, str] = {}  # message → its state in the end, told by the story
         self.effects: dict[str, bytes] = {}  # effect id → result
+        self.flows: dict[int, str] = {}  # flow → its state in the end
         self.roles: dict[str, str] = {}  # victim's role → node
         self.down_on_purpose: set[str] = set()
         self.deaths = 0
@@ -244,6 +246,9 @@ class Cluster:
                 self.world.violate("law of the machine", f"{name}: {broken[:3]}")
             self._check_messages(name, machine)
             self._check_effects(name, machine)
+            flows = {flow.number: FLOW_STATES[flow.state] for flow in machine.flow_index.after(0)}
+            if flows != self.flows:
+                self.world.violate("flows", f"{name} has {flows}, the stories made {self.flows}")
             digests[name] = (machine.digest(), state_digest(machine))
         if len(set(digests.values())) != 1:
             self.world.violate("digest", f"{digests}")

@@ -11,6 +11,7 @@ from collections import Counter
 from tests.simulation.world import World
 from trivet.machine import commands as c
 from trivet.machine import replies as r
+from trivet.machine.core import Machine
 from trivet.machine.ids import message_id
 from trivet.wire.entry import decode_entry
 
@@ -44,6 +45,8 @@ class Judge:
         self.effect_of: dict[int, str] = {}  # fence of a grant → effect
         self.last_fence = 0
         self.repeats = 0  # answers from memory, in the log
+        self.bodies: dict[int, bytes] = {}  # of the messages leased: what their workers saw
+        self.machine = Machine()  # of the node that applied the newest entry, as it was right after it
 
     def lost(self, text: str) -> None:
         self.world.violate(LOST, text)
@@ -53,10 +56,11 @@ class Judge:
 
     # --- the log ------------------------------------------------------------------------------------------
 
-    def witness(self, index: int, data: bytes, answers: list[r.Answer], clock_ms: int) -> None:
+    def witness(self, index: int, data: bytes, answers: list[r.Answer], machine: Machine) -> None:
         """The first node has applied this entry."""
         if not data:
             return
+        self.machine = machine
         for request, answer in zip(decode_entry(data).requests, answers, strict=True):
             if isinstance(answer.reply, r.Refusal):
                 continue
@@ -95,6 +99,8 @@ class Judge:
         if grant.message in self.acked | self.dead:
             self.doubled(f"{message_id(grant.message)} is delivered at {index}, it had ended")
         self._fence(index, grant.fence)
+        shown = self.machine.find(grant.message)
+        self.bodies[grant.message] = b"" if shown is None else shown.draft.body
         self.message_of[grant.fence] = grant.message
         self.grants[grant.message] += 1
         if grant.attempt != self.grants[grant.message]:

@@ -277,6 +277,39 @@ def newer(node: StruckNode, index: int, at_least: int) -> bool:
     return node.running and at_least == 1 and node.applied_index == newest(node)
 
 
+SAGA_STEPS = 6
+
+
+def _saga(s: Cluster, fails: int) -> Iterator[Story]:
+    """A chain of six steps of which one fails: what was done before it is undone, once each, the last first."""
+
+    def story() -> Story:
+        steps = tuple(
+            c.FlowStepDraft(
+                f"s{at}", "a", c.Draft(b"%d" % at), (at - 1,) if at else (), c.EnqueueTo("b", c.Draft(b"[%d]" % at))
+            )
+            for at in range(SAGA_STEPS)
+        )
+        made = fine((yield c.CreateFlow(steps, tuple(range(SAGA_STEPS)))))
+        numbers = [one.message for one in made.steps]
+        s.expected.update(dict.fromkeys(numbers, "dead"))
+        s.flows[made.flow] = "compensated" if fails else "failed"
+        for at in range(fails):
+            (grant,) = yield from lease(s, "a")
+            must(grant.message == numbers[at], f"{grant} instead of step {at}")
+            yield from ack(s, grant)
+        (grant,) = yield from lease(s, "a")
+        settled((yield c.Nack((c.NackItem(token(grant), "no", dead_letter=True),))), "dead")
+        s.expected[grant.message] = "dead"
+        for at in reversed(range(fails)):
+            (grant,) = yield from lease(s, "b")
+            body = s.judge.bodies[grant.message]
+            must(body == b"[%d]" % at, f"{body!r} is undone in the place of step {at}")
+            yield from ack(s, grant)
+
+    yield story()
+
+
 def _roll(s: Cluster) -> Iterator[Story]:
     def producer() -> Story:
         for _ in range(7):
@@ -401,6 +434,10 @@ SCENARIOS: dict[str, Scenario] = {
         Scenario("ack_enqueue", "an ack with two children", _ack_enqueue, _work),
         Scenario("nack_dead", "nacks to the dead letter", _nack_dead, _nack_queues),
         Scenario("expiry", "a lease ends by itself, its late ack is stale", _expiry, _one_message),
+        *(
+            Scenario(f"saga_{n + 1}", f"step {n + 1} of a saga of {SAGA_STEPS} fails", partial(_saga, fails=n), _queues)
+            for n in range(SAGA_STEPS)
+        ),
         Scenario("snapshot", "two snapshots of each node beside work", _snapshot, _work),
         Scenario("install", "a follower far behind is given a snapshot", _install, _behind, ROLL, begin=_come_back),
         Scenario("roll", "segments roll, the log is compacted behind snapshots", _roll, _queues, ROLL),

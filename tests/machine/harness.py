@@ -8,10 +8,18 @@ import msgspec
 
 from tests.machine.model import UNFINISHED, Hints, size_of
 from tests.machine.model_work import Model
-from trivet.machine import invariants, views
-from trivet.machine.commands import MACHINE_VERSION, Command, Genesis, Request, Token
+from tests.machine.runs_compared import compare_runs
+from tests.machine.schedules_compared import (
+    compare_schedules,
+    numbers_of_schedules,
+    plain_of_schedules,
+    refusals_of_schedules,
+)
+from tests.machine.topics_compared import Recording, compare_topics, plain_of_topics, record
+from trivet.machine import flow_steps, flow_views, invariants, views
+from trivet.machine.commands import MACHINE_VERSION, Command, Extras, Genesis, Request, Token
 from trivet.machine.core import Machine
-from trivet.machine.ids import message_id
+from trivet.machine.ids import message_id, parse_message_id
 from trivet.machine.persistent import Header
 from trivet.machine.replies import (
     Answer,
@@ -19,6 +27,7 @@ from trivet.machine.replies import (
     EffectState,
     Enqueued,
     EnqueuedOne,
+    FlowCreated,
     Leased,
     MessageChanged,
     QueueSaved,
@@ -28,6 +37,7 @@ from trivet.machine.replies import (
     Settled,
     SettledAll,
 )
+from trivet.machine.run_commands import RunEventsAppended, RunReplayed
 from trivet.machine.snapshotting import HEADER, NOTHING_YET, Builder, Walk
 
 SECRET = bytes(range(32))
@@ -55,10 +65,18 @@ def plain(reply: Reply) -> tuple[Any, ...]:
             return ("changed", reply.message, reply.state, reply.cancelled, reply.lease_expires_at_ms)
         case Redriven():
             return ("redriven", list(reply.ids))
+        case RunEventsAppended():
+            return ("appended", [(one.id, one.duplicate) for one in reply.events])
+        case RunReplayed():
+            return ("replayed", [(one.message, one.origin) for one in reply.messages])
         case EffectState():
             fields = ("state", "uncertain", "fence", "result", "expires_at_ms", "repeated")
             return ("effect", *(getattr(reply, name) for name in fields))
-    raise AssertionError(reply)
+        case FlowCreated():
+            return ("flow", reply.flow, reply.run_id, [(one.message, one.state) for one in reply.steps])
+    told = plain_of_topics(reply) or plain_of_schedules(reply)
+    assert told is not None, reply
+    return told
 
 
 def plain_one(one: EnqueuedOne) -> tuple[Any, ...]:
@@ -115,6 +133,11 @@ def new_machine() -> Machine:
     return machine
 
 
+def shown_origin(kind: str, name: str) -> dict[str, str]:
+    names = {"replay": "message_id", "flow": "flow_id", "saga": "flow_id", "compensation": "flow_id"}
+    return {"type": "flow" if kind == "saga" else kind, names.get(kind, "queue"): name}
+
+
 class Pair:
     """A machine and a model that see the same commands."""
 
@@ -133,6 +156,7 @@ class Pair:
         request = Request(command, request_id, fingerprint)
         self.log.append((self.now, request))
         before = state_of(self.machine)
+        record(self.machine)
         answer = run(self.machine, self.now, request)[0]
         reply = answer.reply
         expected, repeated = self.model.apply(self.now, request, self._hints(reply))
@@ -147,9 +171,18 @@ class Pair:
         return reply
 
     def _hints(self, reply: Reply) -> Hints:
-        hints = Hints(due=self._due, revision=self._revision)
+        hints = Hints(due=self._due, revision=self._revision, undo=self._undo, no_extras=Extras())
+        if not isinstance(reply, Enqueued | SettledAll | RunReplayed):
+            hints.numbers = Recording.into_groups
+        if isinstance(reply, FlowCreated):
+            hints.flow = (reply.flow, [one.message for one in reply.steps])
         if isinstance(reply, Enqueued) or (isinstance(reply, SettledAll) and reply.messages):
             hints.numbers = [one.message for one in reply.messages if not one.duplicate]
+        elif (numbers := numbers_of_schedules(reply, self.model.last_number)) is not None:
+            hints.numbers = numbers
+            hints.refusals = refusals_of_schedules(reply)  # type: ignore[attr-defined]
+        elif isinstance(reply, RunReplayed):
+            hints.numbers = [one.message for one in reply.messages]
         elif isinstance(reply, Leased):
             hints.fences = [(grant.fence, grant.mac) for grant in reply.grants]
         elif isinstance(reply, EffectState) and reply.fence is not None and reply.mac is not None:
@@ -160,7 +193,12 @@ class Pair:
         view = views.message(self.machine, number)
         return 0 if view is None else int(view.get("deliver_at_ms", 0))
 
+    def _undo(self, flow: int, step: int) -> int:
+        return self.machine.flow_index.slice_after(flow - 1, 1)[0].steps[step].compensation
+
     def _revision(self, name: str) -> int:
+        if name.startswith("@"):
+            return self.machine.schedules.by_name[name[1:]].revision
         found = self.machine.queues.get(name)
         return 0 if found is None else found.revision
 
@@ -191,6 +229,10 @@ class Pair:
             assert (shown is None) == (known is None), f"message {number}: {shown} {known}"
             if known is not None and shown is not None:
                 self._compare_message(known, shown)
+        compare_runs(machine, model.runs)
+        compare_topics(machine, model)
+        self._compare_flows()
+        compare_schedules(machine, model)
         assert sorted(machine.effects_by_id) == sorted(model.effects)
         for effect_id, record in model.effects.items():
             view = views.effect(machine, effect_id)
@@ -202,6 +244,28 @@ class Pair:
             assert view.get("expires_at_ms") == (model.ends_at(record) if held else None)
             result = view.get("result")
             assert (None if result is None else result.data) == record.get("result")
+
+    def _compare_flows(self) -> None:
+        listed, following = flow_views.flows(self.machine, 1000)
+        assert following is None and [each["id"] for each in listed] == [f["id"] for f in self.model.flows]
+        for flow in self.model.flows:
+            view = flow_views.flow(self.machine, flow["number"])
+            assert view is not None
+            steps = []
+            for step in view["steps"]:
+                pair = [
+                    None if part is None else (parse_message_id(part["message_id"]), part["state"])
+                    for part in (step, step.get("compensation"))
+                ]
+                steps.append((step["step_id"], *pair))
+            shown = (view["state"], view["run_id"], view.get("finished_at_ms"), steps)
+            assert shown == self.model.shown_flow(flow)
+        for grant in self.machine.leases.values():
+            if grant.queue.deleted:
+                continue  # its sweep is still to come
+            assert flow_steps.parents(self.machine, grant) == self.model.parents(
+                self.model.messages[grant.number]
+            )
 
     def _compare_queue(self, name: str, queue: dict[str, Any]) -> None:
         model = self.model
@@ -244,7 +308,7 @@ class Pair:
             "finished_at_ms": m["finished"],
             "expires_at_ms": m["expires"],
             "group": m["draft"].group,
-            "origin": None if m["origin"] is None else {"type": m["origin"][0], "queue": m["origin"][1]},
+            "origin": None if m["origin"] is None else shown_origin(*m["origin"]),
             "lease_expires_at_ms": None if m["lease"] is None else m["lease"]["expires"],
             "cancelled": True if m["lease"] is not None and m["lease"]["cancelled"] else None,
             "deliver_at_ms": m["due"] if m["state"] == "delayed" else None,

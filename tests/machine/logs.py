@@ -7,11 +7,13 @@ from hashlib import blake2b
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from tests.machine.harness import SECRET, START_MS, new_machine, run
 from trivet.machine import commands as c
 from trivet.machine.core import Machine
 from trivet.machine.replies import EffectState, Leased
+from trivet.machine.run_commands import NewRunEvent
 from trivet.machine.snapshotting import NOTHING_YET, Walk, state_digest
 
 Entry = tuple[int, tuple[c.Request, ...]]
@@ -52,8 +54,14 @@ class Author:
             *(self.nack,) * 2,
             *(self.expire,) * 3,
             self.effect,
+            self.schedule,
+            self.fire,
             self.end_effect,
+            self.run_events,
+            self.of_topics,
+            self.publish,
             self.queue,
+            self.flow,
             self.other,
         )
         command = self.rng.choice(makers)()
@@ -124,10 +132,51 @@ class Author:
     def expire(self) -> c.Command:
         return c.Expire(self.rng.choice((1, 2, 7, 1000)), self.rng.random() < 0.9)
 
+    def flow(self) -> c.Command:
+        rng = self.rng
+        steps = []
+        for at in range(rng.choice((1, 3, 9))):
+            after = tuple(sorted({rng.randrange(at), rng.randrange(at)})) if at and rng.random() < 0.8 else ()
+            undo = c.EnqueueTo(self.name(), c.Draft(b"undo", c.CODEC_BYTES)) if rng.random() < 0.3 else None
+            draft = c.Draft(b"step", c.CODEC_BYTES, group=rng.choice((None, None, "g")))
+            steps.append(c.FlowStepDraft(f"s{at}", self.name(), draft, after, undo))
+        return c.CreateFlow(tuple(steps), tuple(range(len(steps))))
+
     def effect(self) -> c.Command:
         lease = self.token()
         bound = self.rng.random() < 0.6
         return c.EffectBegin(f"e{self.rng.randrange(9)}", "o", lease if bound else None, bound, 5000)
+
+    def run_events(self) -> c.Command:
+        some = range(self.rng.choice((1, 3, 40)))
+        ids = (None, None, f"e{self.rng.randrange(50)}")
+        return c.AppendRunEvents("run", tuple(NewRunEvent("t", b"[1]", self.rng.choice(ids)) for _ in some))
+
+    def schedule(self) -> c.Command:
+        rng, name = self.rng, self.rng.choice("st")
+        told = {"cron": "* * * * *"} if rng.random() < 0.5 else {"every_ms": 1000}
+        draft = c.Draft(rng.choice((b"1", b"22")), ttl_ms=rng.choice((None, 100)))
+        spec = c.ScheduleSpec(self.name(), draft, overlap=rng.choice(("allow", "skip")), **told)  # type: ignore[arg-type]
+        commands: tuple[c.Command, ...] = (
+            c.PutSchedule(name, spec),
+            c.PutSchedule(name, spec),
+            c.PauseSchedule(name, rng.random() < 0.3),
+            c.RunSchedule(name),
+            c.DeleteSchedule(name),
+        )
+        return rng.choice(commands)
+
+    def fire(self) -> c.Command:
+        known = list(self.machine.schedules.by_name.values())
+        if not known:
+            return self.schedule()
+        some = (self.rng.choice(known) for _ in range(self.rng.choice((1, 3))))
+        return c.FireSchedules(
+            tuple(
+                c.Fire(one.name, one.revision, self.now, self.now + 1000, self.rng.random() < 0.8, self.rng.choice((0, 2)))
+                for one in some
+            )
+        )
 
     def end_effect(self) -> c.Command:
         token = self.rng.choice(self.effect_tokens[-5:]) if self.effect_tokens else None
@@ -155,6 +204,36 @@ class Author:
         )
         return rng.choice(commands)
 
+    def topic(self) -> str:
+        return "t"
+
+    def publish(self) -> c.Command:
+        return c.Publish(self.topic(), tuple(self.published() for _ in range(self.rng.choice((1, 2, 4)))))
+
+    def published(self) -> c.Draft:
+        draft = self.draft()
+        return draft if draft.extras is None else replace(draft, extras=replace(draft.extras, depends_on=()))
+
+    def of_topics(self) -> c.Command:
+        rng = self.rng
+        topic, group = self.topic(), rng.choice("gh")
+        name = f"{topic}:{group}"
+        at_ms = self.now - rng.choice((0, 1000, 100_000))
+        place = (*rng.choice(((None, 0), (None, 0), (None, 5), (at_ms, None))), rng.choice((1, 3, 1000)))
+        config = c.QueueConfig(max_messages=rng.choice((None, None, 3)), max_dead=rng.choice((1, 9)))
+        commands: tuple[c.Command, ...] = (
+            *(c.PutTopic(topic, rng.choice((40_000, 10**7)), rng.choice((0, 4, 9, 100))),) * 3,
+            *(c.PutGroup(topic, group, config, None, *place),) * 5,
+            *(c.ReplayGroup(topic, group, *place),) * 4,
+            *(c.Lease((name,), "w", rng.choice((1, 3))),) * 4,
+            c.PatchQueue(name, {"max_bytes": rng.choice((None, 10))}),
+            c.PauseQueue(name, rng.random() < 0.3, rng.random() < 0.2),
+            rng.choice((c.PurgeQueue(name), c.PurgeDead(name), c.Redrive(name), c.Redrive(name, to="a"))),
+            rng.choice((c.Redrive("a", to=name), c.Enqueue(name, (c.Draft(),)), c.DeleteQueue(name))),
+            rng.choice((c.DeleteGroup(topic, group), c.DeleteTopic(topic))),
+        )
+        return rng.choice(commands)
+
     def other(self) -> c.Command:
         rng = self.rng
         commands: tuple[c.Command, ...] = (
@@ -163,6 +242,7 @@ class Author:
             c.Progress(self.number(), self.token(), 50),
             c.Extend((c.ExtendItem(self.token(), 2000),)),
             c.Redrive(self.name(), to=rng.choice((None, self.name())), limit=rng.choice((1, 1000))),
+            c.ReplayRun("run", limit=rng.choice((1, 1000))),
         )
         return rng.choice(commands)
 

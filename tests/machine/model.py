@@ -15,6 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.machine.model_keys import Keys
+from tests.machine.model_runs import Runs
+
 BLOCKED, DELAYED, READY, LEASED = "blocked", "delayed", "ready", "leased"
 DONE, DEAD, CANCELLED = "done", "dead", "cancelled"
 WAITING = (BLOCKED, DELAYED, READY)
@@ -59,6 +62,9 @@ class Hints:
     numbers: list[int] = field(default_factory=list)
     fences: list[tuple[int, bytes]] = field(default_factory=list)
     revision: Callable[[str], int] = lambda name: 0
+    flow: tuple[int, list[int]] = (0, [])  # a new flow and its messages
+    undo: Callable[[int, int], int] = lambda flow, step: 0
+    no_extras: Any = None
     due: Callable[[int], int] = lambda number: 0
 
 
@@ -82,7 +88,7 @@ def size_of(draft: Any) -> int:
     return len(draft.body) + sum(len(k.encode()) + len(v.encode()) for k, v in headers.items())
 
 
-class Model:
+class Model(Keys, Runs):
     """The queue half; effects are in `model_effects.Effects`, which this is mixed with."""
 
     def __init__(self) -> None:
@@ -95,6 +101,8 @@ class Model:
         self.owed: list[tuple[int, bool]] = []  # ends whose dependents have not been told yet
         self.swept_later: list[int] = []  # purged or deleted: their dependents hear of it with the sweep
         self.ghosts: list[dict[str, Any]] = []  # vanished, the sweep has not come by
+        self.finished_ghosts: list[dict[str, Any]] = []  # the same, of messages that were finished
+        self.runs: dict[str, dict[str, Any]] = {}
         self.tick = 0
         self.last_number = 0
         self.last_fence = 0
@@ -119,7 +127,7 @@ class Model:
         before = self.kept_for_undo()
         try:
             reply = getattr(self, "do_" + type(request.command).__name__)(request.command)
-            self.tell_dependents()
+            self.settle()  # type: ignore[attr-defined]
         except Refused as refusal:
             self.__dict__.update(before)
             return ("refused", str(refusal)), False
@@ -142,6 +150,9 @@ class Model:
         if reply[0] == "effect" and reply[1] == "granted":
             return self.repeat_begin(reply)  # type: ignore[attr-defined]
         return reply
+
+    def refused(self, code: str) -> Refused:
+        return Refused(code)
 
     def next_tick(self) -> int:
         self.tick += 1
@@ -239,7 +250,11 @@ class Model:
         queue = self.queue(c.name)
         self.check_revision(c.name, c.if_revision)
         count = 0
+        for ghost in self.ghosts:
+            if ghost["queue"] == c.name:
+                ghost["gone"] = "queue_deleted"
         for m in self.of(queue, *UNFINISHED, DEAD, DONE, CANCELLED):
+            m["gone"] = "queue_deleted"
             count += m["state"] in (*UNFINISHED, DEAD)
             if m["state"] == LEASED:
                 self.end_bound_effects(m)  # type: ignore[attr-defined]
@@ -275,6 +290,8 @@ class Model:
         if m["state"] in UNFINISHED:
             self.swept_later.append(m["number"])
             self.ghosts.append(m)
+        else:
+            self.finished_ghosts.append(m)
 
     # --- enqueue ----------------------------------------------------------------------------------------
 
@@ -330,9 +347,6 @@ class Model:
             return (known["number"], known["final"], True, None)
         return (m["number"], m["state"], True, m["result"])
 
-    def fingerprint(self, draft: Any) -> Any:
-        return (draft.body, draft.codec, draft.content_type)
-
     def make_room(self, fresh: list[tuple[dict[str, Any], Any]]) -> None:
         for queue in {q["name"]: q for q, _ in fresh}.values():
             config = queue["config"]
@@ -351,7 +365,12 @@ class Model:
                 self.finish(min(ready, key=lambda m: m["place"]), DEAD, "queue_full")
 
     def create(
-        self, queue: dict[str, Any], draft: Any, number: int, acked: tuple[int, ...]
+        self,
+        queue: dict[str, Any],
+        draft: Any,
+        number: int,
+        acked: tuple[int, ...],
+        replay_of: int | None = None,
     ) -> dict[str, Any]:
         assert number > self.last_number, "ids rise"
         self.last_number = number
@@ -376,10 +395,13 @@ class Model:
             "result": None,
             "finished": None,
             "reason": None,
-            "origin": None,
+            "origin": None if replay_of is None else ("replay", f"m{replay_of:012x}"),
+            "replay_of": replay_of,
+            "gone": "purged",
             "forget": None,
         }
         self.messages[number] = m
+        why = None if replay_of is None else "replayed"
         if draft.key is not None:
             window = draft.key_window_ms
             window = queue["config"]["idempotency_window_ms"] if window is None else window
@@ -395,51 +417,30 @@ class Model:
         gone = [n for n in depends_on if n not in self.messages and n not in acked]  # displaced to make room
         failed = bool(gone) or any(state in (DEAD, CANCELLED) for state in states.values())
         if failed and draft.extras.on_dependency_failure == "fail":
+            self.note(m, reason=why)
             self.finish(m, DEAD, "dependency_failed")
         elif not m["pending"]:
-            self.wait_until(m, m["due"])
+            self.wait_until(m, m["due"], reason=why)
+        else:
+            self.note(m, reason=why)
         return m
-
-    # --- keys -------------------------------------------------------------------------------------------
-
-    def key_of(self, name: str, key: str | None) -> dict[str, Any] | None:
-        """The key if it still counts."""
-        queue = self.queues.get(name)
-        known = None if queue is None else queue["keys"].get(key)
-        if queue is None or known is None:
-            return None
-        m = self.messages.get(known["number"])
-        unfinished = m is not None and m["queue"] == name and m["state"] in UNFINISHED
-        return known if unfinished or known["expires"] > self.clock else None
-
-    def key_forgets(self, m: dict[str, Any], state: str) -> None:
-        queue = self.queues.get(m["queue"])
-        known = None if queue is None or m["draft"].key is None else queue["keys"].get(m["draft"].key)
-        if known is not None and known["number"] == m["number"]:
-            known["final"] = state
-
-    def key_ends(self, m: dict[str, Any]) -> None:
-        """Its message ended: a key whose window is over goes with it."""
-        queue = self.queues[m["queue"]]
-        known = queue["keys"].get(m["draft"].key)
-        if known is not None and known["number"] == m["number"] and known["expires"] <= self.clock:
-            del queue["keys"][m["draft"].key]
 
     # --- moving on --------------------------------------------------------------------------------------
 
-    def wait_until(self, m: dict[str, Any], due: int) -> None:
+    def wait_until(self, m: dict[str, Any], due: int, ended: Any = None, reason: str | None = None) -> None:
         m["due"] = due
         if due > self.clock:
             m["state"] = DELAYED
         else:
             self.to_tail(m)
+        self.note(m, ended, reason)
 
     def to_tail(self, m: dict[str, Any]) -> None:
         m["state"] = READY
         m["place"] = self.next_tick()
         m["ready_at"] = self.clock
 
-    def finish(self, m: dict[str, Any], state: str, reason: str | None = None) -> None:
+    def keep_ms(self, m: dict[str, Any], state: str) -> int:
         config = self.config(m)
         keep = self.extra(m, "retention_ms")
         keep = config["retention_ms"] if keep is None else keep
@@ -451,11 +452,20 @@ class Model:
         waited_for = any(m["number"] in other["pending"] for other in others if other["state"] == BLOCKED)
         if self.extra(m, "run_id") is not None or m["result"] is not None or waited_for or key_lives:
             keep = max(keep, config["result_retention_ms"])
+        return int(keep)
+
+    def finish(self, m: dict[str, Any], state: str, reason: str | None = None) -> None:
+        keep = self.keep_ms(m, state)
+        ended = m["history"][-1] if m["lease"] is not None else None
         m.update(state=state, reason=reason, finished=self.clock, forget=self.clock + keep, lease=None)
         m["place"] = self.next_tick()
+        self.note(m, ended)
         self.key_ends(m)
         self.owed.append((m["number"], state != DONE))
-        if not keep and state != DEAD:
+        if self.is_held(m):  # type: ignore[attr-defined]
+            m["forget"] = None
+            self.flow_hears(m["number"], state)  # type: ignore[attr-defined]
+        elif not keep and state != DEAD:
             self.forget(m)
         if state == DEAD:
             self.drop_excess_dead(self.queues[m["queue"]])

@@ -21,6 +21,9 @@ from tests.machine.model import (
     size_of,
 )
 from tests.machine.model_effects import Effects
+from tests.machine.model_flows import Flows
+from tests.machine.model_schedules import Schedules
+from tests.machine.model_topics import Topics
 
 Settled = tuple[Any, ...]  # (status, repeated, state, deliver_at_ms, lease_expires_at_ms, cancelled)
 
@@ -35,7 +38,7 @@ NOT_FOUND = settled("not_found")
 STALE = settled("stale_lease")
 
 
-class Model(Effects):
+class Model(Schedules, Topics, Flows, Effects):
     """The whole model."""
 
     def do_Genesis(self, c: Any) -> Any:
@@ -71,10 +74,14 @@ class Model(Effects):
                 if self.overdue(m):
                     self.finish(m, DEAD, "expired")
                     continue
-                if grants and size_of(m["draft"]) > left:
+                if self.is_stopped(m):
+                    self.stop(m)
+                    continue
+                size = size_of(m["draft"]) + self.parents_size(m)
+                if grants and size > left:
                     left = 0
                     break
-                left -= size_of(m["draft"])
+                left -= size
                 room -= 1
                 length = c.lease_ms or self.extra(m, "lease_ms") or config["lease_ms"]
                 grants.append(self.grant(m, c.consumer, length, *next(fences)))
@@ -93,6 +100,7 @@ class Model(Effects):
             "fence": fence, "mac": mac, "consumer": consumer, "started": self.clock, "length": length,
             "expires": self.clock + length, "cancelled": False,
         }  # fmt: skip
+        self.note(m)
         return (m["number"], fence, self.clock + length, m["attempt"])
 
     def overdue(self, m: dict[str, Any]) -> bool:
@@ -217,7 +225,7 @@ class Model(Effects):
             self.finish(m, DEAD, "rejected")
         else:
             self.fail(m, item.delay_ms)
-        due = m["due"] if m["state"] == DELAYED else None
+        due = {DELAYED: m["due"], READY: self.clock}.get(m["state"])
         status = "dead" if m["state"] == DEAD else "nacked"
         answer = settled(status, m["state"], due, cancelled=lease["cancelled"])
         return self.remember(lease, "nack", answer)
@@ -231,9 +239,12 @@ class Model(Effects):
             self.finish(m, DEAD, "expired")
         elif most and m["attempt"] >= most:
             self.finish(m, DEAD, "max_attempts")
+        elif self.is_stopped(m):
+            self.finish(m, CANCELLED)
         else:
             m["lease"] = None
-            self.wait_until(m, self.clock + (self.backoff(m) if delay is None else delay))
+            due = self.clock + (self.backoff(m) if delay is None else delay)
+            self.wait_until(m, due, m["history"][-1])
 
     def backoff(self, m: dict[str, Any]) -> int:
         own = self.extra(m, "backoff")
@@ -260,8 +271,12 @@ class Model(Effects):
         if self.overdue(m):
             self.finish(m, DEAD, "expired")
             return self.remember(lease, "release", settled("released", DEAD))
+        if self.is_stopped(m):
+            self.finish(m, CANCELLED)
+            return self.remember(lease, "release", settled("released", CANCELLED))
         m["lease"] = None
         m["state"] = READY  # its place is the one it had
+        self.note(m, m["history"][-1])
         return self.remember(lease, "release", settled("released"))
 
     # --- changes ----------------------------------------------------------------------------------------
@@ -297,10 +312,13 @@ class Model(Effects):
     def do_Redrive(self, c: Any) -> Any:
         origin = self.queue(c.queue)
         target = origin if c.to is None else self.queue(c.to)
+        if target is not origin:
+            self.not_a_group(target["name"])
         picked = [
             m
             for m in self.of(origin, DEAD)
             if m["number"] > c.after
+            and (m["origin"] is None or m["origin"][0] != "saga")
             and (c.ids is None or m["number"] in c.ids)
             and (c.reason is None or m["reason"] == c.reason)
         ][: c.limit]
@@ -323,9 +341,10 @@ class Model(Effects):
         m.update(
             queue=target["name"], attempt=0, expires=None if ttl is None else self.clock + ttl,
             finished=None, reason=None, forget=None, group_order=self.next_tick(), progress=None,
-            due=self.clock, origin=("redrive", origin["name"]),
+            due=self.clock, origin=("redrive", origin["name"]) if m["replay_of"] is None else m["origin"],
         )  # fmt: skip
         self.redriven_key(m, origin, target)
+        self.flow_redriven(m)
         depends_on = dict.fromkeys(m["draft"].extras.depends_on if m["draft"].extras else ())
         m["pending"] = [
             n for n in depends_on if n in self.messages and self.messages[n]["state"] in UNFINISHED
@@ -333,10 +352,11 @@ class Model(Effects):
         self.to_tail(m)
         if m["pending"]:
             m["state"] = BLOCKED
+        self.note(m, reason="redriven")
 
     def redriven_key(self, m: dict[str, Any], origin: dict[str, Any], target: dict[str, Any]) -> None:
         """The key must last as long as its message; in another queue it is bound if it is free there."""
-        key = m["draft"].key
+        key = None if ":" in target["name"] else m["draft"].key
         old = origin["keys"].get(key)
         if key is None or (old is not None and old["number"] != m["number"]):
             old = None
@@ -356,17 +376,24 @@ class Model(Effects):
 
     def do_Expire(self, c: Any) -> Any:
         """All that is due, earliest first. (The limit is tested elsewhere: here it is never reached.)"""
-        self.ghosts = []
+        for ghost in self.ghosts:
+            self.gone(ghost)
+        self.ghosts, self.finished_ghosts = [], []
         self.owed += [(number, True) for number in self.swept_later]
+        for number in self.swept_later:
+            self.flow_hears(number, CANCELLED)
         self.swept_later = []
         for queue in self.queues.values():
             self.drop_excess_dead(queue, all_of_them=True)
+        self.catch_up()
         while due := self.due_messages(c.leases):
             self.wake(min(due, key=lambda pair: (pair[0], pair[1]["number"]))[1])
         for queue in self.queues.values():
             for key in [key for key in queue["keys"] if self.key_of(queue["name"], key) is None]:
                 del queue["keys"][key]
         self.expire_effects(c.leases)
+        self.forget_flows()
+        self.forget_runs()
         return ("done", 0)
 
     def due_messages(self, leases: bool) -> list[tuple[int, dict[str, Any]]]:
@@ -390,3 +417,4 @@ class Model(Effects):
             self.finish(m, DEAD, "expired")
         else:
             self.to_tail(m)
+            self.note(m)

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from hypothesis import strategies as st
+from collections.abc import Mapping
 
-from trivet.machine.commands import Backoff, Draft, Extras, QueueConfig, Token
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from trivet.machine.commands import (
+    Backoff,
+    CreateFlow,
+    Draft,
+    EnqueueTo,
+    Extras,
+    Fire,
+    FlowStepDraft,
+    QueueConfig,
+    ScheduleSpec,
+    Token,
+)
+from trivet.machine.schedules import Schedule
 
 QUEUES = ("a", "b", "c")
 MINUTE = 60_000
@@ -71,7 +86,8 @@ def drafts(draw: st.DrawFn, numbers: list[int], clock_ms: int) -> Draft:
     if draw(st.integers(0, 2)) == 0:
         known = st.sampled_from(numbers) if numbers else st.just(999_999)
         extras = Extras(
-            run_id=draw(st.sampled_from((None, "run"))),
+            run_id=draw(st.sampled_from((None, "run", "run2"))),
+            step_id=draw(st.sampled_from((None, "s", "t"))),
             max_attempts=draw(st.sampled_from((None, None, 0, 1, 3))),
             backoff=draw(st.none() | backoffs),
             lease_ms=draw(st.sampled_from((None, 5, 1000))),
@@ -94,6 +110,44 @@ def drafts(draw: st.DrawFn, numbers: list[int], clock_ms: int) -> Draft:
     )
 
 
+@st.composite
+def flows(draw: st.DrawFn, clock_ms: int) -> CreateFlow:
+    """Up to five steps given in any order, each after some of those before it; hardly ever without an order."""
+    count = draw(st.sampled_from((3, 2, 4, 5, 1)))
+    given = draw(st.permutations(range(count)))  # the place in the request of the step that is made n-th
+    undone = draw(st.sampled_from((True, True, False)))
+    steps: list[FlowStepDraft | None] = [None] * count
+    for at in range(count):
+        draft = draw(drafts([], clock_ms)) if draw(st.integers(0, 3)) == 3 else Draft(draw(bodies))
+        if draft.extras is not None:
+            draft = replace(draft, extras=replace(draft.extras, depends_on=()))
+        parents = draw(st.lists(st.sampled_from(range(at)), max_size=2, unique=True)) if at else []
+        undo = None
+        if undone and draw(st.booleans()):
+            late = draw(delays) if draw(st.integers(0, 3)) == 3 else 0
+            plain = Draft(draw(bodies), priority=draw(priorities), delay_ms=late, ttl_ms=draw(maybe_ms))
+            undo = EnqueueTo(draw(names), plain)
+        after = tuple(given[parent] for parent in parents)
+        steps[given[at]] = FlowStepDraft(f"s{given[at]}", draw(names), draft, after, undo)
+    order = tuple(given) if draw(st.integers(0, 15)) < 15 else tuple(reversed(given))
+    made = tuple(step for step in steps if step is not None)
+    return CreateFlow(made, order, draw(st.sampled_from((None, "run"))), not draw(st.booleans()))
+
+
+places = st.tuples(
+    st.sampled_from((None, None, 0, 1000, HOUR)), st.sampled_from((None, None, 0, 1, 4)), st.sampled_from((1, 2, 1000))
+)  # since when, from which offset, and how many at once
+
+
+@st.composite
+def published(draw: st.DrawFn, clock_ms: int) -> Draft:
+    """A message of a topic: it depends on nothing, but one time in many it is refused for that."""
+    draft = draw(drafts([], clock_ms))
+    if draft.extras is not None and draw(st.integers(0, 9)):
+        draft = replace(draft, extras=replace(draft.extras, depends_on=()))
+    return draft
+
+
 def tokens(issued: list[Token]) -> st.SearchStrategy[Token | None]:
     """Mostly recent ones; also old, malformed, forged and unknown ones."""
     wrong = st.sampled_from((None, Token(10**9, bytes(16))))
@@ -102,3 +156,37 @@ def tokens(issued: list[Token]) -> st.SearchStrategy[Token | None]:
     recent = st.sampled_from(issued[-6:])
     forged = st.builds(lambda token: Token(token.fence, bytes(16)), recent)
     return st.one_of(recent, recent, recent, recent, st.sampled_from(issued), forged, wrong)
+
+
+@st.composite
+def schedule_specs(draw: st.DrawFn) -> ScheduleSpec:
+    """Few of them, so that a PUT often changes nothing, or only the message."""
+    by_cron = draw(st.booleans())
+    draft = Draft(draw(bodies), delay_ms=draw(st.sampled_from((0, 0, 10))), ttl_ms=draw(maybe_ms))
+    return ScheduleSpec(
+        draw(names),
+        draft,
+        cron=draw(st.sampled_from(("* * * * *", "0 * * * *"))) if by_cron else None,
+        every_ms=None if by_cron else 1000,
+        timezone=draw(st.sampled_from(("UTC", "UTC", "Asia/Tokyo"))),
+        misfire=draw(st.sampled_from(("fire_once", "skip"))),
+        overlap=draw(st.sampled_from(("allow", "skip"))),
+    )
+
+
+@st.composite
+def fires(draw: st.DrawFn, schedules: Mapping[str, Schedule], now_ms: int) -> Fire:
+    """What a leader may say: mostly of now, sometimes stale, early, of an old revision, or of none."""
+    name = draw(st.sampled_from((*schedules, *schedules, "s", "nobody")))
+    known = schedules.get(name)
+    decided = now_ms if known is None else known.decided_ms
+    slot = draw(st.sampled_from((now_ms, now_ms, now_ms - 1, decided, decided + 1, now_ms + 1, decided - 1)))
+    return Fire(
+        name,
+        draw(st.sampled_from((1, *(1 if known is None else known.revision,) * 9))),
+        slot,
+        slot + draw(st.sampled_from((0, 1, 1, 1000, MINUTE))),
+        enqueue=draw(st.sampled_from((True, True, True, False))),
+        passed=draw(st.sampled_from((0, 0, 0, 3))),
+        problem=draw(st.sampled_from((None,) * 9 + ("invalid_argument",))),
+    )

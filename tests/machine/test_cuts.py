@@ -16,6 +16,7 @@ from tests.long import pick
 from tests.machine import logs
 from tests.machine.harness import START_MS, new_machine, records, run, state_of
 from trivet.machine import invariants
+from trivet.machine.commands import MACHINE_VERSION
 from trivet.machine.core import Machine
 from trivet.machine.snapshotting import NOTHING_YET, Builder, Walk, state_digest
 from trivet.node.applier import Applier
@@ -118,8 +119,8 @@ def sliced(step: Callable[[Callable[[], bool]], Any], budget: int) -> Callable[[
 def test_appliers_exchange_snapshots_in_slices_while_entries_go_on(seed: int) -> None:
     """What a leader does for a joiner: bytes out of one applier, into another, then the rest of the log."""
     rng = random.Random(seed)
-    log = [encode_entry(1, START_MS, logs.genesis())]
-    log += [encode_entry(1, now_ms, requests) for now_ms, requests in logs.make(seed, 2 * ENTRIES)]
+    log = [encode_entry(MACHINE_VERSION, START_MS, logs.genesis())]
+    log += [encode_entry(MACHINE_VERSION, now_ms, requests) for now_ms, requests in logs.make(seed, 2 * ENTRIES)]
     told: list[int] = []
     leader = Applier(lambda index, effects: told.append(index))
 

@@ -18,21 +18,31 @@ from tests.machine.strategies import (
     HOUR,
     MINUTE,
     QUEUES,
+    bodies,
     config_changes,
     configs,
     delays,
     drafts,
+    fires,
+    flows,
     maybe_ms,
     names,
+    places,
     priorities,
+    published,
     request_ids,
     results,
+    schedule_specs,
     tokens,
 )
 from trivet.machine import commands as c
 from trivet.machine.replies import Done
+from trivet.machine.run_commands import NewRunEvent
 
 DAY = 24 * HOUR
+SCHEDULES = st.sampled_from(("s", "t"))
+RUNS = st.sampled_from(("run", "run", "run2", "nope"))
+TOPICS, GROUPS = st.just("t"), st.sampled_from(("g", "h"))
 EFFECTS = st.sampled_from(("e1", "e2", "e3"))
 EXAMPLES, STEPS = pick((50, 40), (1000, 100))
 
@@ -195,6 +205,46 @@ class MachineAgainstModel(RuleBasedStateMachine):
         ids = tuple(data.draw(st.lists(st.sampled_from(self.numbers or [1]), max_size=4))) if by_id else None
         self.do(c.Redrive(name, ids, reason, limit, to))
 
+    # --- runs -------------------------------------------------------------------------------------------
+
+    @rule(data=st.data(), run_id=RUNS, count=st.integers(1, 3), request_id=request_ids)
+    def append_run_events(self, data: Any, run_id: str, count: int, request_id: str | None) -> None:
+        ids = st.sampled_from((None, None, "e1", "e2", "e3"))
+        events = [NewRunEvent("token", data.draw(bodies), data.draw(ids)) for _ in range(count)]
+        self.do(c.AppendRunEvents(run_id, tuple(events)), request_id)
+
+    @rule(run_id=RUNS, step=st.sampled_from((None, None, "s", "t")), limit=st.sampled_from((1, 1000)))
+    def replay_run(self, run_id: str, step: str | None, limit: int) -> None:
+        self.do(c.ReplayRun(run_id, step, limit))
+
+    # --- schedules --------------------------------------------------------------------------------------
+
+    @rule(data=st.data(), name=SCHEDULES, revision=st.sampled_from((None, None, None, 4)), request_id=request_ids)
+    def put_schedule(self, data: Any, name: str, revision: int | None, request_id: str | None) -> None:
+        spec = data.draw(schedule_specs())
+        self.do(c.PutSchedule(name, spec, revision, data.draw(st.sampled_from((True, True, False)))), request_id)
+
+    @rule(data=st.data(), count=st.integers(1, 4), auto_create=st.sampled_from((True, True, False)))
+    def fire_schedules(self, data: Any, count: int, auto_create: bool) -> None:
+        steps = fires(self.pair.machine.schedules.by_name, self.pair.now)
+        self.do(c.FireSchedules(tuple(data.draw(steps) for _ in range(count)), auto_create))
+
+    @rule(name=SCHEDULES, what=st.sampled_from(("pause", "resume", "run", "run", "delete")), request_id=request_ids)
+    def change_schedule(self, name: str, what: str, request_id: str | None) -> None:
+        commands: dict[str, c.Command] = {
+            "pause": c.PauseSchedule(name, True),
+            "resume": c.PauseSchedule(name, False),
+            "run": c.RunSchedule(name),
+            "delete": c.DeleteSchedule(name),
+        }
+        self.do(commands[what], request_id)
+
+    # --- flows ------------------------------------------------------------------------------------------
+
+    @rule(data=st.data(), request_id=request_ids)
+    def create_flow(self, data: Any, request_id: str | None) -> None:
+        self.do(data.draw(flows(self.pair.now)), request_id)
+
     # --- effects ----------------------------------------------------------------------------------------
 
     @rule(data=st.data(), effect_id=EFFECTS, bound=st.booleans(), ttl=maybe_ms, request_id=request_ids)
@@ -211,6 +261,44 @@ class MachineAgainstModel(RuleBasedStateMachine):
     @rule(data=st.data())
     def effect_abort(self, data: Any) -> None:
         self.do(c.EffectAbort(data.draw(tokens(self.pair.effect_tokens))))
+
+    # --- topics -----------------------------------------------------------------------------------------
+
+    @rule(topic=TOPICS, ms=st.sampled_from((0, 1000, HOUR, DAY)), count=st.sampled_from((0, 1, 3, 100)))
+    def put_topic(self, topic: str, ms: int, count: int) -> None:
+        self.do(c.PutTopic(topic, ms, count))
+
+    @rule(data=st.data(), topic=TOPICS, count=st.integers(1, 4), request_id=request_ids)
+    def publish(self, data: Any, topic: str, count: int, request_id: str | None) -> None:
+        some = tuple(data.draw(published(self.pair.now)) for _ in range(count))
+        self.do(c.Publish(topic, some), request_id)
+
+    @rule(topic=TOPICS, group=GROUPS, config=configs, place=places, revision=st.sampled_from((None, None, None, 2)))
+    def put_group(self, topic: str, group: str, config: Any, place: Any, revision: int | None) -> None:
+        at_ms, offset, inline = place
+        at_ms = None if at_ms is None else self.pair.now - at_ms
+        self.do(c.PutGroup(topic, group, config, revision, at_ms, offset, inline))
+
+    @rule(topic=TOPICS, group=GROUPS, place=places, request_id=request_ids)
+    def replay_group(self, topic: str, group: str, place: Any, request_id: str | None) -> None:
+        at_ms, offset, inline = place
+        at_ms = None if at_ms is None else self.pair.now - at_ms
+        self.do(c.ReplayGroup(topic, group, at_ms, 0 if at_ms is None and offset is None else offset, inline), request_id)
+
+    @rule(topic=TOPICS, group=GROUPS, count=st.integers(1, 4))
+    def lease_of_a_group(self, topic: str, group: str, count: int) -> None:
+        self.do(c.Lease((f"{topic}:{group}", "a"), "consumer", count))
+
+    @rule(
+        topic=TOPICS,
+        group=GROUPS,
+        kind=st.sampled_from((c.PurgeQueue, c.PurgeDead, c.Redrive, c.PauseQueue, c.DeleteQueue, c.DeleteTopic, 0)),
+    )
+    def on_a_groups_queue(self, topic: str, group: str, kind: Any) -> None:
+        if kind == c.DeleteTopic:
+            self.do(c.DeleteTopic(topic))
+        else:
+            self.do(kind(f"{topic}:{group}") if kind else c.DeleteGroup(topic, group))
 
     # --- again, and elsewhere ---------------------------------------------------------------------------
 

@@ -15,12 +15,14 @@ import msgspec
 import pytest
 
 from tests.machine.harness import START_MS, new_machine, rebuilt, run, state_of
+from tests.unit.machine.flowkit import flow
 from trivet.machine import commands as c
-from trivet.machine import ids, invariants, replies, views
+from trivet.machine import flow_views, ids, invariants, replies, run_views, schedule_views, topic_views, views
+from trivet.machine.run_commands import NewRunEvent
 
 SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.txt"))
 DRAFT = ("priority", "delay_ms", "ttl_ms", "group", "key", "key_window_ms", "content_type")
-EXTRAS = ("run_id", "max_attempts", "lease_ms", "depends_on", "on_dependency_failure", "retention_ms")
+EXTRAS = ("run_id", "step_id", "max_attempts", "lease_ms", "depends_on", "on_dependency_failure", "retention_ms")
 
 
 def value(text: str) -> Any:
@@ -37,6 +39,7 @@ class Story:
         self.machine = new_machine()
         self.now = START_MS
         self.tokens: dict[str, c.Token] = {}
+        self.flows: list[int] = []
 
     def play(self, line: str) -> list[str]:
         verb, *words = shlex.split(line)
@@ -144,6 +147,10 @@ class Story:
     def do_redrive(self, names: list[str], options: dict[str, Any]) -> c.Command:
         return c.Redrive(names[0], **options)
 
+    def do_flow(self, names: list[str], options: dict[str, Any]) -> c.Command:
+        undo = str(options.pop("undo", "")).replace(",", " ")
+        return flow(" ".join(names[1:]), undo=undo, queue=names[0], **options)
+
     def do_begin(self, names: list[str], options: dict[str, Any]) -> c.Command:
         lease = options.get("lease")
         token = None if lease is None else self.token(lease)
@@ -157,6 +164,62 @@ class Story:
 
     def do_abort(self, names: list[str], options: dict[str, Any]) -> c.Command:
         return c.EffectAbort(self.token(names[0]))
+
+    def do_append(self, names: list[str], options: dict[str, Any]) -> c.Command:
+        return c.AppendRunEvents(
+            names[0], tuple(NewRunEvent(name, b"1", options.get("event_id")) for name in names[1:])
+        )
+
+    def do_replay(self, names: list[str], options: dict[str, Any]) -> c.Command:
+        return c.ReplayRun(names[0], options.get("step"))
+
+    # --- topics -----------------------------------------------------------------------------------------
+
+    def do_topic(self, names: list[str], options: dict[str, Any]) -> c.Command:
+        return c.PutTopic(names[0], options.get("ms", 86_400_000), options.get("messages", 100))
+
+    def do_delete_topic(self, names: list[str], options: dict[str, Any]) -> c.Command:
+        return c.DeleteTopic(names[0])
+
+    def do_group(self, names: list[str], options: dict[str, Any]) -> c.Command:
+        at_ms, offset = options.pop("from_at_ms", None), options.pop("from_offset", None)
+        at_ms = None if at_ms is None else START_MS + at_ms
+        return c.PutGroup(*names[0].split(":"), c.QueueConfig(**options), None, at_ms, offset)
+
+    def do_delete_group(self, names: list[str], options: dict[str, Any]) -> c.Command:
+        return c.DeleteGroup(*names[0].split(":"))
+
+    def do_publish(self, names: list[str], options: dict[str, Any]) -> c.Command:
+        return c.Publish(names[0], tuple(self.draft(body, options) for body in names[1:]))
+
+    def do_replay_group(self, names: list[str], options: dict[str, Any]) -> c.Command:
+        at_ms, inline = options.get("from_at_ms"), options.get("inline", 1000)
+        at_ms = None if at_ms is None else START_MS + at_ms
+        return c.ReplayGroup(*names[0].split(":"), at_ms, options.get("from_offset"), inline)
+
+    # --- schedules --------------------------------------------------------------------------------------
+
+    def do_schedule(self, names: list[str], options: dict[str, Any]) -> c.Command:
+        told = {name: options.pop(name) for name in ("cron", "every_ms", "timezone", "overlap") if name in options}
+        return c.PutSchedule(names[0], c.ScheduleSpec(names[1], self.draft(names[2], options), **told))
+
+    def do_fire(self, names: list[str], options: dict[str, Any]) -> c.Command:
+        """The leader's step: `at`, `next`: since the start."""
+        known = self.machine.schedules.by_name.get(names[0])
+        at, following = START_MS + options.pop("at"), START_MS + options.pop("next")
+        return c.FireSchedules((c.Fire(names[0], known.revision if known else 0, at, following, **options),))
+
+    def do_pause_schedule(self, names: list[str], options: dict[str, Any]) -> c.Command:
+        return c.PauseSchedule(names[0], True)
+
+    def do_resume_schedule(self, names: list[str], options: dict[str, Any]) -> c.Command:
+        return c.PauseSchedule(names[0], False)
+
+    def do_run_schedule(self, names: list[str], options: dict[str, Any]) -> c.Command:
+        return c.RunSchedule(names[0])
+
+    def do_delete_schedule(self, names: list[str], options: dict[str, Any]) -> c.Command:
+        return c.DeleteSchedule(names[0])
 
     # --- telling ----------------------------------------------------------------------------------------
 
@@ -192,9 +255,38 @@ class Story:
                 ]
             case replies.Redriven():
                 return [" ".join(["redriven", *(f"m{number}" for number in reply.ids)])]
+            case replies.FlowCreated():
+                self.flows.append(reply.flow)
+                return [self.one(one) for one in reply.steps]
+            case replies.ScheduleSaved():
+                return ["created" if reply.created else "saved"]
+            case replies.ScheduleRun():
+                return [f"m{reply.message} {reply.state}"]
+            case replies.SlotsDecided():
+                return [self.slot(end) for end in reply.results]
             case replies.EffectState():
                 return [self.effect(reply)]
+            case replies.TopicSaved():
+                return ["created" if reply.created else "saved"]
+            case replies.GroupSaved():
+                return [("created" if reply.created else "saved") + f", {reply.replayed} from before"]
+            case replies.Replayed():
+                return [f"{reply.count} again from {reply.from_offset}" + ", more to come" * reply.more]
+            case replies.Published():
+                return [self.published(**one) for one in topic_views.published(reply)]
+            case replies.RunEventsAppended():
+                return [f"event {one.id}" + " duplicate" * one.duplicate for one in reply.events]
+            case replies.RunReplayed():
+                return [f"m{one.message} replays m{one.origin}" for one in reply.messages] or ["nothing"]
         raise AssertionError(reply)
+
+    def published(self, offset: int, duplicate: bool, ids: dict[str, str]) -> str:
+        into = [f"{group}:m{int(name[1:], 16)}" for group, name in ids.items()]
+        return " ".join([f"offset {offset}", *into, *["duplicate"] * duplicate])
+
+    def slot(self, end: replies.SlotEnd) -> str:
+        message = "" if end.message is None else f" m{end.message}"
+        return end.status + message + (f" {end.code}" if end.code else "")
 
     def one(self, one: replies.EnqueuedOne) -> str:
         result = "" if one.result is None else f" result {one.result.decode()}"
@@ -206,7 +298,21 @@ class Story:
         assert shown is not None and shown["lease_token"] == ids.encode_token(grant.fence, grant.mac)
         body = shown["body"].data.decode()
         ends = self.since(grant.lease_expires_at_ms)
-        return f"t{grant.fence} m{grant.message} body {body} attempt {grant.attempt} until {ends}"
+        given = [f"{step}={data and data.data.decode()}" for step, data in shown.get("parents", {}).items()]
+        parents = f" parents {' '.join(given)}" if given else ""
+        return f"t{grant.fence} m{grant.message} body {body} attempt {grant.attempt} until {ends}{parents}"
+
+    def flow(self, number: int) -> list[str]:
+        view = flow_views.flow(self.machine, number)
+        if view is None:
+            return ["not found"]
+        steps = [f"{step['step_id']} {step['state']}" for step in view["steps"]]
+        undone = [
+            f"compensation of {step['step_id']} {step['compensation']['state']}"
+            for step in view["steps"]
+            if "compensation" in step
+        ]
+        return [view["state"], *steps, *undone]
 
     def settled(self, one: replies.Settled) -> str:
         parts = [one.status, *([one.state] if one.state else [])]
@@ -242,6 +348,16 @@ class Story:
                 "paused",
                 "oldest_ready_age_ms",
             ]
+        elif kind == "topic":
+            view, wanted = topic_views.topic(self.machine, name), []
+        elif kind == "flow":
+            return self.flow(self.flows[int(name) - 1])
+        elif kind == "run":
+            view, wanted = run_views.run(self.machine, name, 100), []
+        elif kind == "schedule":
+            view, wanted = schedule_views.schedule(self.machine, name), [
+                "paused", "decided_at_ms", "next_slot_at_ms", "fired", "skipped", "last_fire", "last_skip", "blocked",
+            ]  # fmt: skip
         elif kind == "effect":
             view, wanted = views.effect(self.machine, name), []
         else:
@@ -258,9 +374,17 @@ class Story:
         if isinstance(shown, views.Body | views.Result):
             return shown.data.decode()
         if field.endswith("_at_ms"):
-            return str(self.since(shown))
+            return "null" if shown is None else str(self.since(shown))
         if field == "attempts":
             return "; ".join(" ".join(self.plain(k, v) for k, v in each.items()) for each in shown)
+        if field == "steps":
+            return "; ".join(" ".join(self.plain(k, v) for k, v in each.items()) for each in shown)
+        if field == "timeline":
+            return "; ".join(f"{e.id} {self.since(e.at_ms)} {e.type} {e.data.decode()}" for e in shown)
+        if field in ("last_fire", "last_skip", "blocked") and not isinstance(shown, int):
+            return "nothing" if shown is None else " ".join(self.plain(k, v) for k, v in shown.items())
+        if field == "slot_ms":
+            return str(self.since(shown))
         if field == "progress":
             return " ".join(self.plain(k, v) for k, v in shown.items())
         return shown if isinstance(shown, str) else msgspec.json.encode(shown).decode()

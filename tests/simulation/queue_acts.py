@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from tests.simulation.node import SimNode
 from tests.simulation.options import Options
-from tests.simulation.queue_calls import Callers
+from tests.simulation.queue_runs import RUNS, RunActs
+from tests.simulation.queue_schedules import ScheduleActs
+from tests.simulation.queue_topics import TopicActs
 from tests.simulation.world import World
 from trivet.machine import commands as c
 from trivet.machine import replies as r
@@ -32,7 +34,8 @@ BURST = (1, 1, 1, 4)
 WEIGHTS = {
     "enqueue": 10.0, "lease": 11.0, "ack": 8.0, "child": 2.0, "nack": 3.0, "extend": 1.5, "release": 1.0,
     "effect": 3.0, "late": 1.0, "cancel": 0.8, "patch": 0.8, "progress": 0.6, "redrive": 0.8, "pause": 0.5,
-    "wild_queue": 0.7, "read": 2.0,
+    "wild_queue": 0.7, "read": 2.0, "flow": 1.5, "schedule": 1.0, "topic": 4.0, "tell": 2.0,
+    "replay": 0.8,
 }  # fmt: skip
 
 
@@ -44,12 +47,13 @@ class Held:
     token: c.Token
 
 
-class Acts(Callers):
+class Acts(TopicActs, ScheduleActs, RunActs):
     def __init__(self, world: World, options: Options, nodes: dict[str, SimNode]) -> None:
         super().__init__(world, options, nodes)
         self.held: list[Held] = []
         self.spent: list[c.Token] = []
         self.numbers: dict[str, list[int]] = {name: [] for name in (*STEADY, *WILD)}  # newest enqueued
+        self.steps_known: set[int] = set()
         self.known: set[int] = set()  # messages whose enqueue into a steady queue was acknowledged
         self.uncertain: list[c.Token] = []  # effect tokens nobody has ended yet
         self.draining = False  # whoever gets work acks it at once and asks for more
@@ -81,10 +85,10 @@ class Acts(Callers):
         key = f"k{rng.randrange(40)}" if rng.random() < 0.2 else None
         body = b'"%s"' % (key or "x" * rng.randrange(1, self.options.op_bytes + 1)).encode()
         extras = None
-        if rng.random() < 0.15:
+        if rng.random() < 0.25:
             recent = [n for n in self.numbers[queue][-6:] if rng.random() < 0.5][:3]
             extras = c.Extras(
-                run_id=rng.choice((None, "run")), max_attempts=rng.choice((None, None, 1, 2)),
+                run_id=rng.choice((None, *RUNS)), max_attempts=rng.choice((None, None, 1, 2)),
                 depends_on=tuple(recent), on_dependency_failure=rng.choice(("fail", "run")),
             )  # fmt: skip
         return c.Draft(

@@ -50,7 +50,7 @@ class QueueMachine:
         new = index not in simulation.checker.applied
         simulation.checker.machine_applied(self._node.name, index, term, data, self.digest())
         if new:
-            simulation.queue.witness(index, data, self.result, self.machine.clock_ms)
+            simulation.queue.witness(index, data, self.result, self.machine)
         return True
 
     def digest(self) -> bytes:

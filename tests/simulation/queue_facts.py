@@ -43,6 +43,11 @@ class Queues:
         """Whether the queue ever let two of a group run at once (R21)."""
         return name in self._loose
 
+    def put(self, name: str, config: c.QueueConfig) -> None:
+        self._configs[name] = config
+        if config.max_leased_per_group > 1:
+            self._loose.add(name)
+
     def note(self, command: c.Command) -> None:
         """A command on a queue that was not refused."""
         if isinstance(command, c.PutQueue):

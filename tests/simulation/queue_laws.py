@@ -9,9 +9,14 @@ from __future__ import annotations
 import msgspec
 
 from tests.simulation.queue_facts import Fact, Keys, Queues
+from tests.simulation.queue_flows import FlowLaws
+from tests.simulation.queue_runs import RunLaws
+from tests.simulation.queue_schedules import ScheduleLaws
+from tests.simulation.queue_topics import TopicLaws
 from tests.simulation.world import World
 from trivet.machine import commands as c
 from trivet.machine import replies as r
+from trivet.machine.run_commands import AppendRunEvents, RunEventsAppended, RunReplayed
 
 REQUEST_WINDOW_MS = 60_000
 
@@ -34,6 +39,11 @@ class QueueLaws:
         self.committed: dict[str, int] = {}  # effect id -> lease fence (0: none) it was committed under
         self.newest_in_group: dict[tuple[str, str], int] = {}  # highest rank granted so far
         self.rank = 0
+        self.flows = FlowLaws(world, self.facts)
+        self.schedules = ScheduleLaws(world, self._enqueued_by_schedule)
+        self.topics = TopicLaws(world, self.facts, self.queues, self.keys)
+        self.topics.new_rank = self._new_rank
+        self.runs = RunLaws(world, self.facts, self._new_rank)
 
     def violate(self, law: str, text: str) -> None:
         self.world.violate(law, text)
@@ -43,6 +53,8 @@ class QueueLaws:
         if answer.repeated or isinstance(answer.reply, r.Refusal):
             return
         command, reply = request.command, answer.reply
+        if self.topics.judge(index, clock_ms, command, reply):
+            return
         match reply:
             case r.Leased():
                 for grant in reply.grants:
@@ -51,6 +63,19 @@ class QueueLaws:
                 assert isinstance(command, c.Enqueue)
                 for draft, one in zip(command.drafts, reply.messages, strict=True):
                     self._enqueued(index, clock_ms, command.queue, draft, one)
+            case r.FlowCreated():
+                assert isinstance(command, c.CreateFlow)
+                drafts = self.flows.created(command, reply)
+                for step, draft, one in zip(command.steps, drafts, reply.steps, strict=True):
+                    self._enqueued(index, clock_ms, step.queue, draft, one)
+            case r.SlotsDecided():
+                assert isinstance(command, c.FireSchedules)
+                self.schedules.decided(index, clock_ms, command, reply)
+            case r.ScheduleRun():
+                assert isinstance(command, c.RunSchedule)
+                self.schedules.ran(index, clock_ms, command.name, reply)
+            case r.ScheduleSaved():
+                self.schedules.note(clock_ms, command)
             case r.SettledAll():
                 self._settled(index, clock_ms, command, reply)
             case r.EffectState():
@@ -60,10 +85,20 @@ class QueueLaws:
             case r.Redriven():
                 assert isinstance(command, c.Redrive)
                 self._redriven(clock_ms, command, reply)
+            case RunEventsAppended():
+                assert isinstance(command, AppendRunEvents)
+                self.runs.appended(index, command, reply)
+            case RunReplayed():
+                self.runs.replayed(index, clock_ms, reply)
             case r.QueueSaved() | r.Done():
                 self.queues.note(command)
+                self.schedules.note(clock_ms, command)
                 if isinstance(command, c.DeleteQueue):
                     self.keys.forget_queue(command.name)
+
+    def _new_rank(self) -> int:
+        self.rank += 1
+        return self.rank
 
     # --- repeats (R12, R18, R27) ------------------------------------------------------------------------
 
@@ -115,9 +150,24 @@ class QueueLaws:
         due = draft.deliver_at_ms if draft.deliver_at_ms is not None else clock_ms + draft.delay_ms
         self.facts[one.message] = Fact(queue, draft, self.rank, due, ttl is not None)
 
+    def _enqueued_by_schedule(
+        self, index: int, clock_ms: int, queue: str, draft: c.Draft, one: r.EnqueuedOne
+    ) -> None:
+        """A slot whose key is taken already, by a message of the same content, has that one."""
+        if one.message in self.facts:
+            one = r.EnqueuedOne(one.message, one.state, duplicate=True)
+        self._enqueued(index, clock_ms, queue, draft, one)
+
     def _granted(self, index: int, clock_ms: int, grant: r.Grant) -> None:
-        fact = self.facts[grant.message]
         what = f"message {grant.message} at {index}"
+        if grant.message not in self.facts:
+            if self.topics.is_unknown(grant.message):
+                self.facts[grant.message] = self.topics.unknown_granted(what, grant.message)
+            else:
+                self.facts[grant.message] = self.flows.unknown_granted(what, grant.message, clock_ms)
+        self.topics.granted(what, grant.message)
+        fact = self.facts[grant.message]
+        self.flows.step_granted(what, grant.message)
         if fact.ended:
             self.violate(f"delivered after {fact.ended}", what)
         if clock_ms < fact.leased_until:
@@ -212,6 +262,7 @@ class QueueLaws:
         if fact.ended:
             self.violate("acked twice", f"message {message} at {index}, it is {fact.ended}")
         fact.ended = "done"
+        self.flows.acked(message)
         self.world.count("messages acked")
         for effect in item.effects:
             self._commit(index, effect.effect_id, item.token.fence, effect.token is not None)

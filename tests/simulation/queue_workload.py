@@ -14,6 +14,7 @@ from tests.simulation.options import Options
 from tests.simulation.queue_acts import BURST, ENDLESS, MORTAL, STEADY, WILD, Acts
 from tests.simulation.queue_laws import QueueLaws
 from tests.simulation.queue_model import Referee
+from tests.simulation.queue_topics import STEADY_GROUPS, WILD_GROUPS
 from tests.simulation.world import EPOCH_MS, World
 from trivet.machine import commands as c
 from trivet.machine import replies as r
@@ -30,6 +31,7 @@ class QueueWorkload(Acts):
     def __init__(self, world: World, options: Options, nodes: dict[str, SimNode]) -> None:
         super().__init__(world, options, nodes)
         self.laws = QueueLaws(world)
+        self.run_laws = self.laws.runs
         self.clocks_promised = True  # R1 holds: at most one wrong clock
         self.referee: Referee | None = None
         if self.rng.random() < REFEREED:
@@ -42,7 +44,10 @@ class QueueWorkload(Acts):
         self.call(c.PutQueue("q2", MORTAL))
         for name in WILD:
             self.call(c.PutQueue(name, self._wild_config()))
+        self.begin_schedules()
         self.flush()
+        self.begin_reading()
+        self.make_topics(ENDLESS, MORTAL)
         super().start()
 
     def _next(self) -> None:
@@ -54,8 +59,11 @@ class QueueWorkload(Acts):
 
     # --- the witness ------------------------------------------------------------------------------------
 
-    def witness(self, index: int, data: bytes, answers: list[r.Answer], clock_ms: int) -> None:
+    def witness(self, index: int, data: bytes, answers: list[r.Answer], machine: Any) -> None:
         """The first node has applied this entry."""
+        clock_ms = machine.clock_ms
+        self.laws.flows.look = self.laws.topics.look = machine.find
+        self.laws.runs.machine = machine
         if self.clocks_promised:
             bound = EPOCH_MS + self.world.now * 1000 * (1 + self.options.drift) + self.options.wall_spread_ms
             if clock_ms > bound + WRONG_CLOCK_SLACK_MS:
@@ -75,17 +83,20 @@ class QueueWorkload(Acts):
         self.world.count("drain rounds")
         if not self.draining:
             self.draining = True
+            self.end_schedules()
             for queue in (*STEADY, *WILD):
                 self.call(c.PauseQueue(queue, False, False))
         self.ack_all()
         self.lease_from(STEADY, 100, 2000)
         self.lease_from(("w1",), 100, 2000)
         self.lease_from(("w2",), 100, 2000)
+        for group in (*STEADY_GROUPS, *WILD_GROUPS):
+            self.lease_from((group,), 100, 2000)
         self.flush()
 
     def drained(self, machine: Any) -> bool:
-        """No call is open and nothing waits or runs in any queue."""
-        return not self.calls and not any(
+        """No call is open, nothing waits or runs in any queue, and no group has to catch up."""
+        return not self.calls and not machine.catching_up and not any(
             queue.counts[state]
             for queue in machine.queues.values()
             for state in (BLOCKED, DELAYED, READY, LEASED)
@@ -100,5 +111,9 @@ class QueueWorkload(Acts):
                 continue
             if machine.find(number) is None:
                 self.world.violate("acked lost", f"message {number} of {fact.queue}, last known: {fact}")
+        self.laws.runs.close("the end", machine, self.readers)
+        self.laws.flows.close()
+        self.laws.schedules.close()
+        self.laws.topics.close()
         if self.referee is not None:
             self.referee.close()

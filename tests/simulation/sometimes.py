@@ -40,7 +40,13 @@ ONLY = {
         "client gave up", "redeliveries", "stale tokens refused", "settled repeats", "ack said stale_lease",
         "dead by nack", "redriven", "dependents delivered", "acks with enqueue", "duplicates by key",
         "cancelled while leased", "cancelled", "effects committed", "effects aborted", "effects uncertain",
-        "several wrong clocks", "one wrong clock",
+        "slots fired", "slots blocked", "slots stale", "slots skipped", "slots missed", "slots decided late",
+        "schedules run by hand", "steady schedules seen to the end",
+        "several wrong clocks", "one wrong clock", "flows done", "flows failed", "sagas undone",
+        "events read", "readers went on at another node", "nodes behind their reader", "repeated events dropped",
+        "steps replayed",
+        "messages published", "replayed", "caught up", "publishes while a group caught up",
+        "duplicates by a topic's key", "compensations delivered",
     ),
 }  # fmt: skip
 

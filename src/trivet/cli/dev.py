@@ -102,4 +102,5 @@ def _welcome(cluster: LocalCluster, printer: Printer, leader: str) -> None:
     printer.say(
         f"  curl -sL {api}/v1/queues/mail/messages -H 'content-type: application/json' -d '{{\"body\": 1}}'"
     )
-    printer.say(f"  kill -9 {first.pid}   # the leader; the others go on\n\nCtrl-C ends the cluster.")
+    printer.say(f"  kill -9 {first.pid}   # the leader; the others go on")
+    printer.say(f"\nthe HTTP API: {api}/docs\n\nCtrl-C ends the cluster.")

@@ -6,7 +6,19 @@ import importlib.metadata
 
 import click
 
-from trivet.cli import cluster, dev, messages, node, queues, recovering
+from trivet.cli import (
+    cluster,
+    describing,
+    dev,
+    flows,
+    messages,
+    node,
+    queues,
+    recovering,
+    runs,
+    schedules,
+    topics,
+)
 from trivet.cli.output import EXIT_HELP
 
 
@@ -33,9 +45,14 @@ for _command in (
     messages.extend,
     messages.release,
     messages.message,
+    runs.run,
     queues.dead,
+    topics.topic,
+    flows.flow,
+    schedules.schedule,
     cluster.cluster,
     cluster.health,
+    describing.openapi,
     recovering.recover,
 ):
     main.add_command(_command)

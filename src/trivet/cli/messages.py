@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,25 +37,55 @@ def read_body(text: str, kind: str) -> Any:
         return raw.decode()
 
 
+def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def add(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+option_message = _options(
+    click.argument("body"),
+    click.option(
+        "--as",
+        "kind",
+        type=click.Choice(["auto", "json", "text", "bytes"]),
+        default="auto",
+        show_default=True,
+        help="auto: JSON if it is JSON, else text.",
+    ),
+    click.option("--priority", type=int),
+    click.option("--delay-ms", type=int, help="Not before so many milliseconds from now."),
+    click.option("--ttl-ms", type=int, help="Dead as expired after so many milliseconds."),
+    click.option("--group", help="Ordering key."),
+    click.option("--key", "idempotency_key", help="Idempotency key: the same key, the same message."),
+    click.option("--run-id"),
+    click.option("--header", "headers", multiple=True, metavar="NAME=VALUE"),
+    click.option("--set", "fields", multiple=True, metavar="FIELD=VALUE", help="Any other field of a message."),
+)
+"""What `enqueue` and `topic publish` take: see `message_of`."""
+
+
+def message_of(
+    body: str, kind: str, headers: tuple[str, ...], fields: tuple[str, ...], more: dict[str, Any]
+) -> dict[str, Any]:
+    """The fields of a message, its body too."""
+    message = {name: value for name, value in more.items() if value is not None}
+    message.update(settings(fields))
+    if headers:
+        message["headers"] = {name: str(value) for name, value in _headers(headers)}
+    try:
+        message["body"] = read_body(body, kind)
+    except OSError as error:
+        raise ValueError(f"the body cannot be read: {error}") from error
+    return message
+
+
 @click.command()
 @click.argument("queue")
-@click.argument("body")
-@click.option(
-    "--as",
-    "kind",
-    type=click.Choice(["auto", "json", "text", "bytes"]),
-    default="auto",
-    show_default=True,
-    help="auto: JSON if it is JSON, else text.",
-)
-@click.option("--priority", type=int)
-@click.option("--delay-ms", type=int, help="Not before so many milliseconds from now.")
-@click.option("--ttl-ms", type=int, help="Dead as expired after so many milliseconds.")
-@click.option("--group", help="Ordering key.")
-@click.option("--key", "idempotency_key", help="Idempotency key: the same key, the same message.")
-@click.option("--run-id")
-@click.option("--header", "headers", multiple=True, metavar="NAME=VALUE")
-@click.option("--set", "fields", multiple=True, metavar="FIELD=VALUE", help="Any other field of a message.")
+@option_message
 @option_request_id
 @talks
 async def enqueue(
@@ -69,15 +100,8 @@ async def enqueue(
     **more: Any,
 ) -> None:
     """Put a message into QUEUE. BODY is JSON or text, `-` for stdin, `@FILE` for a file."""
-    message = {name: value for name, value in more.items() if value is not None}
-    message.update(settings(fields))
-    if headers:
-        message["headers"] = {name: str(value) for name, value in _headers(headers)}
-    try:
-        content = read_body(body, kind)
-    except OSError as error:
-        raise ValueError(f"the body cannot be read: {error}") from error
-    printer.one(await client.enqueue(queue, content, request_id=request_id, **message))
+    message = message_of(body, kind, headers, fields, more)
+    printer.one(await client.enqueue(queue, request_id=request_id, **message))
 
 
 def _headers(pairs: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -205,6 +229,29 @@ async def show(client: Client, printer: Printer, message_id: str) -> None:
 async def wait(client: Client, printer: Printer, message_id: str, seconds: float) -> None:
     """Until it is finished, or the seconds are over."""
     printer.one(await client.wait(message_id, seconds))
+
+
+@message.command("progress")
+@click.argument("message_id", metavar="ID")
+@click.argument("lease_token", metavar="TOKEN")
+@click.option("--percent", type=click.IntRange(0, 100))
+@click.option("--note", help="At most 1 KiB.")
+@option_request_id
+@talks
+async def progress(
+    client: Client,
+    printer: Printer,
+    message_id: str,
+    lease_token: str,
+    percent: int | None,
+    note: str | None,
+    request_id: str | None,
+) -> None:
+    """Show how far the work is; the lease gets its length again. `cancelled` tells that it is not wanted any more."""
+    told = await client.progress(
+        lease_token, message_id=message_id, percent=percent, note=note, request_id=request_id
+    )
+    printer.one(told)
 
 
 @message.command("cancel")

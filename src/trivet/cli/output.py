@@ -45,6 +45,9 @@ HINTS = {
     "unreachable": "is the cluster running? `trivet dev` starts one here; --nodes or TRIVET_NODES says where",
     "bad_answer": "does --nodes or TRIVET_NODES name the API address (not the Raft address)?",
     "queue_not_found": "`trivet queue list` shows the queues; `trivet queue create NAME` makes one",
+    "flow_not_found": "a flow is there for an hour after its end; `trivet flow list` shows them",
+    "run_not_found": "`trivet run list` shows the runs; one is forgotten an hour after its last change",
+    "schedule_not_found": "`trivet schedule list` shows the schedules",
     "no_leader": "`trivet cluster status` shows which members are reachable",
 }
 

@@ -14,21 +14,28 @@ from trivet.client.errors import (
     EffectUncertain,
     IdempotencyConflict,
     LeaseLost,
+    MessageFailed,
     MessageNotFound,
     NoLeader,
     NotFound,
     OutcomeUnknown,
     QueueFull,
     QueueNotFound,
+    RunNotFound,
+    ScheduleNotFound,
     StaleEffect,
     StaleLease,
+    TopicNotFound,
     Unreachable,
 )
+from trivet.client.flows import Flow
 from trivet.client.leases import Lease, Leases
 from trivet.client.messages import Message
 from trivet.client.producer import Producer
 from trivet.client.retry import RetryPolicy, Verdict
+from trivet.client.runs import RunEvent, RunWriter
 from trivet.client.session import Attempt, Stats
+from trivet.client.topics import group_queue
 from trivet.client.worker import Reject, RetryLater, Worker, WorkerStats
 from trivet.errors import TrivetError
 
@@ -41,12 +48,14 @@ __all__ = [
     "EffectGuard",
     "EffectHeld",
     "EffectUncertain",
+    "Flow",
     "Happened",
     "IdempotencyConflict",
     "Lease",
     "LeaseLost",
     "Leases",
     "Message",
+    "MessageFailed",
     "MessageNotFound",
     "NoLeader",
     "NotFound",
@@ -58,12 +67,18 @@ __all__ = [
     "Reject",
     "RetryLater",
     "RetryPolicy",
+    "RunEvent",
+    "RunNotFound",
+    "RunWriter",
+    "ScheduleNotFound",
     "StaleEffect",
     "StaleLease",
     "Stats",
+    "TopicNotFound",
     "TrivetError",
     "Unreachable",
     "Verdict",
     "Worker",
     "WorkerStats",
+    "group_queue",
 ]

@@ -6,12 +6,14 @@ import asyncio
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any, Self
 
 from trivet.client.client import Client
 from trivet.client.effects import EffectGuard, Reconcile
+from trivet.client.flows import Flow
 from trivet.client.leases import Lease
+from trivet.client.runs import RunEvent
 
 
 class BlockingGuard:
@@ -38,7 +40,7 @@ class BlockingClient:
         self._thread = threading.Thread(target=self._loop.run_forever, name="trivet-client", daemon=True)
         self._thread.start()
 
-    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+    def _wait_for(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def effect(
@@ -54,12 +56,25 @@ class BlockingClient:
         guard = self.client.effect(
             effect_id, lease=lease, owner=owner, ttl_ms=ttl_ms, reconcile=reconcile, with_ack=with_ack
         )
-        return BlockingGuard(guard, self.run)
+        return BlockingGuard(guard, self._wait_for)
+
+    def flow(self, run_id: str | None = None) -> Flow:
+        """As `Client.flow`; its `create` waits for the answer."""
+        return Flow(lambda *steps, **named: self._wait_for(self.client.create_flow(*steps, **named)), run_id)
+
+    def run_events(self, run_id: str, *, after: int = 0) -> Iterator[RunEvent]:
+        """As `Client.run_events`: `for event in client.run_events(run_id)`."""
+        events = self.client.run_events(run_id, after=after)
+        try:
+            while (event := self._wait_for(_next_of(events))) is not None:
+                yield event
+        finally:
+            self._wait_for(events.aclose())
 
     def close(self) -> None:
         if self._loop.is_closed():
             return
-        self.run(self.client.close())
+        self._wait_for(self.client.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -71,12 +86,16 @@ class BlockingClient:
         self.close()
 
 
+async def _next_of(events: AsyncGenerator[RunEvent, None]) -> RunEvent | None:
+    return await anext(events, None)
+
+
 def _skin(name: str) -> Callable[..., Any]:
     method = getattr(Client, name)
 
     @functools.wraps(method)
     def call(self: BlockingClient, *args: Any, **named: Any) -> Any:
-        return self.run(method(self.client, *args, **named))
+        return self._wait_for(method(self.client, *args, **named))
 
     return call
 

@@ -9,18 +9,23 @@ from typing import Any, Self
 
 from trivet.client.admin import Admin
 from trivet.client.effects import EffectGuard, Effects, Reconcile
+from trivet.client.errors import MessageFailed
+from trivet.client.flows import Flows
 from trivet.client.leases import Lease, Leases, token_of
 from trivet.client.messages import Message
 from trivet.client.paths import at, given, query_of
 from trivet.client.retry import RetryPolicy
 from trivet.client.ring import Ring
+from trivet.client.runs import Runs
+from trivet.client.schedules import Schedules
 from trivet.client.session import Attempt, Session, Stats
 from trivet.client.settle import raise_refused
+from trivet.client.topics import Topics
 from trivet.limits import WAIT_MS_MAX
 from trivet.units import Clock
 
 
-class Client(Admin, Effects):
+class Client(Admin, Effects, Flows, Runs, Schedules, Topics):
     """A cluster of nodes, any of which may be down.
 
     `nodes`: their addresses (`http://host:port`); the more are named, the more may be down at the start.
@@ -262,6 +267,16 @@ class Client(Admin, Effects):
             if message["state"] in ("done", "dead", "cancelled") or self.clock.monotonic() >= end_s:
                 return message
 
+    async def result(self, message_id: str, timeout_s: float) -> Any:
+        """The message's result once it is done (null without one). Raises `MessageFailed` if it is dead or
+        cancelled, `TimeoutError` if it is not finished in time, `MessageNotFound` if it is not kept: R24."""
+        message = await self.wait(message_id, timeout_s)
+        if message["state"] == "done":
+            return message.get("result")
+        if message["state"] in ("dead", "cancelled"):
+            raise MessageFailed(message)
+        raise TimeoutError(f"message {message_id} is {message['state']} after {timeout_s:g} s")
+
     async def cancel(self, message_id: str, *, request_id: str | None = None) -> dict[str, Any]:
         return await self._write("DELETE", at("messages", message_id), request_id=request_id)
 
@@ -273,15 +288,26 @@ class Client(Admin, Effects):
 
     async def progress(
         self,
-        lease: Lease,
+        lease: Lease | str,
         *,
+        message_id: str | None = None,
         percent: int | None = None,
         note: str | None = None,
         request_id: str | None = None,
     ) -> dict[str, Any]:
-        """Shows how far the work is; counts as a heartbeat."""
-        body = given(lease_token=lease.token, percent=percent, note=note)
-        return await self._write("POST", at("messages", lease.id, "progress"), body, request_id=request_id)
+        """Shows how far the work is; counts as a heartbeat: the lease gets its length again from now. A bare token
+        needs the `message_id`."""
+        message_id = message_id or (lease.id if isinstance(lease, Lease) else None)
+        if message_id is None:
+            raise ValueError("progress of a bare token needs message_id")
+        body = given(lease_token=token_of(lease), percent=percent, note=note)
+        path = at("messages", message_id, "progress")
+        result = await self.session.call("POST", path, body, request_id=request_id)
+        answer: dict[str, Any] = result.data
+        if isinstance(lease, Lease):
+            lease.cancelled = lease.cancelled or bool(answer.get("cancelled"))
+            lease.extended(lease.lease_ms, result.sent_at_s)
+        return answer
 
     # --- effects ------------------------------------------------------------------------------------
 

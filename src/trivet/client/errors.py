@@ -52,6 +52,26 @@ class RunNotFound(NotFound):
     pass
 
 
+class ScheduleNotFound(NotFound):
+    pass
+
+
+class FlowNotFound(NotFound):
+    pass
+
+
+class StepNotFound(NotFound):
+    pass
+
+
+class TopicNotFound(NotFound):
+    pass
+
+
+class GroupNotFound(NotFound):
+    pass
+
+
 class EffectNotFound(NotFound):
     pass
 
@@ -137,6 +157,14 @@ class TooManyQueues(ApiError):
     pass
 
 
+class TooManyTopics(ApiError):
+    pass
+
+
+class TooManyGroups(ApiError):
+    pass
+
+
 class Internal(ApiError):
     pass
 
@@ -200,6 +228,16 @@ class EffectUncertain(ApiError):
         super().__init__(
             "effect_uncertain", detail, kind=ErrorKind(0, Retry.NEVER, "The effect is uncertain"), **known
         )
+
+
+class MessageFailed(ApiError):
+    """The message whose result was waited for is dead or cancelled: `message` has all of it."""
+
+    def __init__(self, message: dict[str, Any]) -> None:
+        said = message.get("dead_reason") or message["state"]
+        detail = f"message {message['id']} is {message['state']}: {said}"
+        super().__init__("message_failed", detail, kind=ErrorKind(0, Retry.NEVER, "The message failed"))
+        self.message = message
 
 
 class LeaseLost(ApiError):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trivet.units import Clock
+
+if TYPE_CHECKING:
+    from trivet.client.runs import RunWriter
 
 
 class Lease:
@@ -13,7 +16,16 @@ class Lease:
     the request that granted or extended it, plus the length granted (R35). After it another worker may
     already hold the message, so nothing that must happen once may be started."""
 
-    __slots__ = ("_clock", "cancelled", "data", "effects", "lease_ms", "lost", "trusted_until_s")
+    __slots__ = (
+        "_clock",
+        "cancelled",
+        "data",
+        "effects",
+        "lease_ms",
+        "lost",
+        "trusted_until_s",
+        "writer",
+    )
 
     def __init__(self, data: dict[str, Any], now_ms: int, sent_at_s: float, clock: Clock) -> None:
         self.data = data
@@ -22,6 +34,7 @@ class Lease:
         self.cancelled = False
         self.lost = False
         self.effects: list[dict[str, Any]] = []  # committed together with the ack
+        self.writer: RunWriter | None = None  # a worker gives it one
         self._clock = clock
 
     @property
@@ -50,9 +63,34 @@ class Lease:
         return headers
 
     @property
+    def parents(self) -> dict[str, Any]:
+        """Of a flow's step: the results of the steps it waited for, by their names, None where there is none; of a
+        compensation: the result of its step."""
+        parents: dict[str, Any] = self.data.get("parents") or {}
+        return parents
+
+    @property
+    def offset(self) -> int | None:
+        """Of a consumer group's message: its place in the topic."""
+        offset: int | None = self.data.get("offset")
+        return offset
+
+    @property
     def attempt(self) -> int:
         """1 at the first delivery."""
         return int(self.data.get("attempt", 1))
+
+    @property
+    def run_id(self) -> str | None:
+        run_id: str | None = self.data.get("run_id")
+        return run_id
+
+    async def emit(self, type: str, data: Any = None) -> None:
+        """Tell an event of the message's run (a token, a step taken), from a worker's handler: see `RunWriter`. All
+        of them are told before the message is acked. Raises `ValueError` for a message without a run."""
+        if self.writer is None:
+            raise ValueError("only a worker's handler can emit, and only for a message with a run_id")
+        await self.writer.emit(type, data)
 
     def remaining_s(self) -> float:
         """How long this lease may still be trusted; 0 when not at all."""

@@ -73,12 +73,16 @@ class Ring:
         """The best node not yet tried in this round: the leader, then the healthy, then the rest."""
         if self.leader and self.leader not in tried and not self.is_bad(self.leader, now_s):
             return self.leader
-        order = self.members + [one for one in self.learned if one not in self.members]
-        start = self._turn % len(order)
-        left = [one for one in order[start:] + order[:start] if one not in tried]
+        left = [one for one in self.in_turn() if one not in tried]
         if not left:
             return None
         return next((one for one in left if not self.is_bad(one, now_s)), left[0])
+
+    def in_turn(self) -> list[str]:
+        """All nodes, beginning with the one whose turn it is."""
+        order = self.members + [one for one in self.learned if one not in self.members]
+        start = self._turn % len(order)
+        return order[start:] + order[:start]
 
     def turn(self) -> None:
         """Begin the next round at the next node."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import secrets
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -264,6 +265,36 @@ class Session:
             f"no node answered {call.method} {call.path} in {call.attempts} attempts, last: {last!r}"
         ) from last
 
+    # --- streams ------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, url: str, headers: Mapping[str, str], *, silence_s: float
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One attempt at one node, whose answer is read as it comes; it ends by a `TimeoutError` when nothing comes
+        for `silence_s`."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.policy.connect_s, sock_read=silence_s)
+        sent = {**headers, **self._credentials(origin_of(url))}
+        async with self._open().get(
+            url,
+            headers=sent,
+            allow_redirects=False,
+            timeout=timeout,
+            trace_request_ctx=SimpleNamespace(times=0),
+        ) as response:
+            self.ring.answered(origin_of(url))
+            self._learn(response.headers)
+            yield response
+
+    def pause_s(self, rounds: int) -> float:
+        return self.policy.pause_s(rounds, self._rng)
+
+    def _credentials(self, origin: str) -> dict[str, str]:
+        """Only for the nodes that the caller named."""
+        if self._token is None or origin not in self.ring.members:
+            return {}
+        return {"Authorization": f"Bearer {self._token}"}
+
     # --- one attempt --------------------------------------------------------------------------------
 
     async def _attempt(self, call: _Call, origin: str, url: str) -> _Answer:
@@ -295,9 +326,7 @@ class Session:
         return answer
 
     async def _request(self, call: _Call, origin: str, url: str, sent: SimpleNamespace) -> _Answer:
-        headers = call.headers
-        if self._token is not None and origin in self.ring.members:
-            headers = {**headers, "Authorization": f"Bearer {self._token}"}
+        headers = {**call.headers, **self._credentials(origin)}
         async with self._open().request(
             call.method,
             url,

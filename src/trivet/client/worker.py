@@ -26,6 +26,7 @@ from trivet.client.errors import (
 )
 from trivet.client.keeper import LeaseKeeper
 from trivet.client.leases import Lease
+from trivet.client.runs import RunWriter
 from trivet.client.settle import item_error
 from trivet.limits import ERROR_BYTES_MAX, LEASE_BATCH_MAX, SETTLE_BATCH_MAX, WAIT_MS_MAX
 
@@ -244,6 +245,8 @@ class Worker:
     # --- handling -----------------------------------------------------------------------------------
 
     async def _handle(self, lease: Lease) -> None:
+        if lease.run_id is not None:
+            lease.writer = RunWriter(self.client, lease.run_id, lease.token)
         try:
             if inspect.iscoroutinefunction(self._handler):
                 result = await self._handler(lease)
@@ -251,10 +254,13 @@ class Worker:
                 result = await asyncio.to_thread(self._handler, lease)
                 if inspect.isawaitable(result):
                     result = await result
+            if lease.writer is not None:
+                await lease.writer.close()  # what it told stands before its end
         except asyncio.CancelledError:
             self._running.pop(lease.token, None)
             await self._cancelled(lease)
         except Exception as error:  # noqa: BLE001 - the handler's own: it becomes the message's error
+            await self._tell_rest(lease)
             self._running.pop(lease.token, None)
             self._start()
             await self._failed(lease, error)
@@ -265,6 +271,14 @@ class Worker:
         finally:
             self._keeper.drop(lease)
             self._start()
+
+    async def _tell_rest(self, lease: Lease) -> None:
+        """What a handler told before it failed is told, if it can be."""
+        if lease.writer is not None:
+            try:
+                await lease.writer.close()
+            except ApiError as error:
+                log.warning("events of %s were not told: %s", lease.id, error)
 
     async def _cancelled(self, lease: Lease) -> None:
         if lease.lost:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trivet.consensus.engine import Engine
 
 HURRY_ROUND_S = (0.05, 0.1)
+DEPOSED = "this node lost its office"
 HURRY_SPREAD_S = 0.1
 """After a turn without a leader the next tries are spread over this."""
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from trivet.consensus.acquaintance import Acquaintance
 from trivet.consensus.applying import Applying
 from trivet.consensus.contained import CANDIDATE, FOLLOWER, LEADER, NO_OP, Contained, Member
-from trivet.consensus.elections import Elections
+from trivet.consensus.elections import DEPOSED, Elections
 from trivet.consensus.founding import Founding
 from trivet.consensus.handover import Handover
 from trivet.consensus.journal import StorageJournal
@@ -267,6 +267,7 @@ class Engine(Contained):
         elif new == LEADER:
             self.replication.lead()
             self._note_election(self.me.id, self.elections.reason)
+            self.elections.reason = DEPOSED
         if old == LEADER:
             self.event("stepped_down", term=self.term)
             self.replication.stop()

@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from trivet.consensus.elections import DEPOSED
 from trivet.consensus.peers import Peer
 from trivet.wire.frames import TimeoutNow
 
@@ -80,6 +81,7 @@ class Handover:
         engine, now = self._engine, self._engine.now()
         if now >= transfer.deadline:
             self._transfer = None
+            engine.elections.reason = DEPOSED
             engine.event("transfer_failed", target=transfer.target.name)
             return
         if transfer.target.match < engine.storage.last_index:
@@ -88,6 +90,7 @@ class Handover:
             return
         if now - transfer.told_at >= engine.settings.heartbeat_ms / 1000:
             transfer.told_at = now
+            engine.elections.reason = f"handed over to {transfer.target.name}"
             message = TimeoutNow(engine.cluster_id, engine.me.id, engine.term)
             engine.outbox.post(transfer.target.name, message, engine.journal.vote_position)
 

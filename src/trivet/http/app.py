@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
-from aiohttp.web import BaseRequest, Response
+from aiohttp.web import BaseRequest, Response, StreamResponse
 
 from trivet.errors import TrivetError, invalid
 from trivet.http import content, leader, problems, quick
@@ -20,9 +21,11 @@ from trivet.http.call import Call, Plain, Reply
 from trivet.http.codec import JSON, MEDIA, MSGPACK
 from trivet.http.quick import Opened, QuickRequest
 from trivet.http.routes import make_router
-from trivet.http.routing import Kind, parse_query
+from trivet.http.routing import Kind, Route, parse_query
+from trivet.http.streaming import EVENT_STREAM
 from trivet.limits import REQUEST_BYTES_MAX
 from trivet.node.broker import Broker, Committed
+from trivet.node.readers import Readers
 from trivet.node.waiters import Waiters
 
 log = logging.getLogger(__name__)
@@ -54,7 +57,9 @@ class Services:
     def __init__(self, broker: Broker, waiters: Waiters, settings: Settings) -> None:
         self.broker = broker
         self.waiters = waiters
+        self.readers = Readers(broker, waiters)
         self.settings = settings
+        self.router = make_router()
         self._forwarder: aiohttp.ClientSession | None = None
 
     def forwarder(self) -> aiohttp.ClientSession:
@@ -113,13 +118,32 @@ class Api:
         self._observe = observe
         self._told: tuple[str, str, int, str | None] | None = None
         self._told_text = ""
-        self.router = make_router()
+        self.router = services.router
 
-    async def __call__(self, request: BaseRequest) -> Response:
+    async def __call__(self, request: BaseRequest) -> StreamResponse:
         began = time.perf_counter()
         template, call, reply = await self._reply(request)
-        response = self._response(request, call, reply)
         self._note(template, request.method, reply.status, began)
+        if reply.pieces is not None:
+            return await self._stream(request, call, reply, reply.pieces)
+        return self._response(request, call, reply)
+
+    async def _stream(
+        self, request: BaseRequest, call: Call | None, reply: Reply, pieces: AsyncGenerator[bytes, None]
+    ) -> StreamResponse:
+        """Write a stream as fast as its reader takes it; one that takes nothing is cut off, as in `finish_response`."""
+        response = StreamResponse(headers=self._headers(request, call, reply))
+        async with contextlib.aclosing(pieces):
+            await response.prepare(request)
+            try:
+                async for piece in pieces:
+                    async with asyncio.timeout(self._services.settings.write_timeout_s):
+                        await response.write(piece)
+            except TimeoutError:
+                if request.transport is not None:
+                    request.transport.abort()
+            except ConnectionError:
+                return response  # its reader has left
         return response
 
     async def _reply(self, request: BaseRequest | QuickRequest) -> tuple[str, Call | None, Reply]:
@@ -138,7 +162,7 @@ class Api:
                 raw_path,
                 params,
                 query,
-                accepted(request.headers.get("Accept")),
+                _accepted_by(route, request.headers.get("Accept")),
             )
             reply = await self._answer(call)
         except TrivetError as error:
@@ -227,9 +251,15 @@ class Api:
 
     def _written(self, request: QuickRequest, call: Call | None, reply: Reply) -> tuple[bytes, bool]:
         closing = reply.status in ENDS_CONNECTION
-        common = self._common()
-        common += f"Trivet-Index: {self._services.broker.consensus.applied_index}\r\n"
-        return quick.answer(reply, common, request_name(request, call), closing=closing), closing
+        return quick.answer(reply, self._told_now(), request_name(request, call), closing=closing), closing
+
+    def _told_now(self) -> str:
+        """The headers of every answer but the request's name."""
+        return f"{self._common()}Trivet-Index: {self._services.broker.consensus.applied_index}\r\n"
+
+    def last_words(self, error: TrivetError) -> bytes:
+        """An answer to what did not become a request; the connection ends with it."""
+        return quick.answer(_refused(error), self._told_now(), _made_name(), closing=True)
 
     def _common(self) -> str:
         """The headers of every answer that change with role and term only."""
@@ -252,7 +282,7 @@ class Api:
         route = call.route
         _check_query(call)
         check_encoding(call.request)
-        if route.kind is not Kind.NODE and not call.local:
+        if route.kind in (Kind.WRITE, Kind.READ) and not call.local:
             reply = await leader.elsewhere(call)
             if reply is not None:
                 return reply
@@ -269,6 +299,15 @@ class Api:
         return self._response(request, None, _refused(error))
 
     def _response(self, request: BaseRequest, call: Call | None, reply: Reply) -> Response:
+        headers = self._headers(request, call, reply)
+        response = Response(status=reply.status, body=reply.body, headers=headers)
+        if not reply.body:
+            response.headers.popall("Content-Type", None)
+        if reply.status in ENDS_CONNECTION:
+            response.force_close()
+        return response
+
+    def _headers(self, request: BaseRequest, call: Call | None, reply: Reply) -> dict[str, str]:
         broker = self._services.broker
         consensus = broker.consensus
         headers = reply.headers
@@ -281,14 +320,9 @@ class Api:
         url = broker.leader_url()
         if url is not None:
             headers["Trivet-Leader"] = url
-        if reply.body:
+        if reply.body or reply.pieces is not None:
             headers["Content-Type"] = reply.media
-        response = Response(status=reply.status, body=reply.body, headers=headers)
-        if not reply.body:
-            response.headers.popall("Content-Type", None)
-        if reply.status in ENDS_CONNECTION:
-            response.force_close()
-        return response
+        return headers
 
 
 def _refused(error: TrivetError) -> Reply:
@@ -321,7 +355,7 @@ def _check_query(call: Call) -> None:
     consistency = call.query.get("consistency", "leader")
     if consistency not in ("leader", "local"):
         raise invalid("must be leader or local", "/consistency")
-    call.local = consistency == "local" and route.kind is Kind.READ
+    call.local = consistency == "local" and route.kind in (Kind.READ, Kind.STREAM)
 
 
 def check_encoding(request: BaseRequest | QuickRequest) -> None:
@@ -361,34 +395,42 @@ def declared_media(headers: Mapping[str, str]) -> str:
     return media
 
 
-def accepted(header: str | None) -> str:
-    """The media type of the answer: the best of `Accept` that exists here, JSON first among equals.
+def _accepted_by(route: Route, header: str | None) -> str:
+    if route.lax:
+        return JSON  # a balancer's check or a browser takes what there is
+    if route.kind is Kind.STREAM:
+        return accepted(header, (EVENT_STREAM, JSON, MSGPACK))
+    one = None if route.operation is None else route.operation.media
+    return accepted(header) if one is None else accepted(header, (one,))
 
-    Raises `not_acceptable` when neither is acceptable.
+
+def accepted(header: str | None, offered: tuple[str, ...] = (JSON, MSGPACK)) -> str:
+    """The media type of the answer: the best of `Accept` among those offered, the first among equals.
+
+    Raises `not_acceptable` when none is acceptable.
     """
-    if header is None or header == "*/*" or header == JSON:
-        return JSON
-    offers: dict[
-        str, tuple[int, float]
-    ] = {}  # the most specific range that names it decides (RFC 9110, 12.5.1)
+    if header is None or header in ("*/*", offered[0]):
+        return offered[0]
+    # The most specific range that names one decides (RFC 9110, 12.5.1).
+    offers: dict[str, tuple[int, float]] = {}
     for part in header.split(","):
         kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
         quality = _quality(parameters)
-        names: tuple[str, ...]
-        if kind in ("*/*", ""):
-            names, weight = (JSON, MSGPACK), 0
-        elif kind == "application/*":
-            names, weight = (JSON, MSGPACK), 1
-        elif kind in MEDIA:
-            names, weight = (MEDIA[kind],), 2
-        else:
-            continue
-        for name in names:
+        kind = MEDIA.get(kind, kind)
+        for name in offered:
+            if kind in ("*/*", ""):
+                weight = 0
+            elif kind == name.partition("/")[0] + "/*":
+                weight = 1
+            elif kind == name:
+                weight = 2
+            else:
+                continue
             if name not in offers or weight > offers[name][0]:
                 offers[name] = (weight, quality)
-    best = max((JSON, MSGPACK), key=lambda name: offers.get(name, (0, 0.0))[1])
+    best = max(offered, key=lambda name: offers.get(name, (0, 0.0))[1])
     if offers.get(best, (0, 0.0))[1] <= 0:
-        raise TrivetError("not_acceptable", f"answers come as {JSON} or {MSGPACK}")
+        raise TrivetError("not_acceptable", f"the answer comes as {' or '.join(offered)}")
     return best
 
 
@@ -412,6 +454,10 @@ def request_name(request: BaseRequest | QuickRequest, call: Call | None) -> str:
         )
     if given and len(given) <= 256 and given.isascii() and given.isprintable():
         return given
+    return _made_name()
+
+
+def _made_name() -> str:
     return f"{_MADE_HERE}{next(_names):08x}"
 
 

@@ -13,6 +13,7 @@ from trivet.http import schema as s
 from trivet.limits import (
     ACK_EFFECTS_MAX,
     BACKOFF_DELAYS_MAX,
+    BACKOFF_FACTOR_MAX,
     BATCH_BYTES_MAX,
     CONTENT_TYPE_BYTES_MAX,
     DELAY_MS_MAX,
@@ -45,7 +46,6 @@ from trivet.machine.commands import (
 from trivet.machine.ids import decode_token, parse_message_id
 
 BACKOFF_TYPES = ("exponential", "fixed", "list")
-FACTOR_MAX = 1000
 _DEFAULTS = Backoff()
 _NO_EXTRAS = Extras()
 # A malformed token where "no token" has a meaning of its own: no grant can have this mac.
@@ -68,7 +68,7 @@ def milli(value: float, field: str, low: float, high: float) -> int:
     return thousandths
 
 
-def backoff_changes(given: s.BackoffIn, field: str) -> dict[str, Any]:
+def backoff_changes(given: s.BackoffPatchIn, field: str) -> dict[str, Any]:
     """Only the fields given, named and scaled as in `commands.Backoff`."""
     changes: dict[str, Any] = {}
     if given.type is not UNSET:
@@ -76,7 +76,7 @@ def backoff_changes(given: s.BackoffIn, field: str) -> dict[str, Any]:
     if given.base_ms is not UNSET:
         changes["base_ms"] = given.base_ms
     if given.factor is not UNSET:
-        changes["factor_milli"] = milli(given.factor, field + "/factor", 1, FACTOR_MAX)
+        changes["factor_milli"] = milli(given.factor, field + "/factor", 1, BACKOFF_FACTOR_MAX)
     if given.max_ms is not UNSET:
         changes["max_ms"] = given.max_ms
     if given.jitter is not UNSET:
@@ -112,7 +112,7 @@ _PLAIN = (
 )
 
 
-def queue_changes(given: s.QueueIn) -> dict[str, Any]:
+def queue_changes(given: s.QueueIn | s.QueuePatchIn) -> dict[str, Any]:
     """The fields given, as in `commands.QueueConfig`; `backoff` is a map of its own given fields."""
     for later in ("rate_limit", "breaker"):
         if getattr(given, later) not in (None, UNSET):
@@ -138,7 +138,7 @@ def queue_config(given: s.QueueIn) -> QueueConfig:
 # --- messages ---------------------------------------------------------------------------------------
 
 
-def drafts(given: s.EnqueueIn, *, typed: bool, now_ms: int) -> tuple[Draft, ...]:
+def drafts(given: s.EnqueueIn | s.PublishIn, *, typed: bool, now_ms: int) -> tuple[Draft, ...]:
     """The messages of an enqueue, one or many. `typed`: the request came as MessagePack."""
     if given.messages is UNSET:
         return (draft(given, "", typed=typed, now_ms=now_ms),)
@@ -152,9 +152,9 @@ def drafts(given: s.EnqueueIn, *, typed: bool, now_ms: int) -> tuple[Draft, ...]
     return made
 
 
-def only_messages(given: s.EnqueueIn | s.EnqueuePartsIn) -> None:
+def only_messages(given: s.PublishedFields) -> None:
     for name in s.MessageFields.__struct_fields__:
-        if getattr(given, name) is not UNSET:
+        if getattr(given, name, UNSET) is not UNSET:
             raise invalid("a request has either messages or the fields of one message", "/" + name)
 
 
@@ -163,7 +163,7 @@ def check_batch(messages: list[Any]) -> None:
     _count(messages, ENQUEUE_BATCH_MAX, "/messages")
 
 
-def draft(given: s.MessageFields, at: str, *, typed: bool, now_ms: int) -> Draft:
+def draft(given: s.PublishedFields, at: str, *, typed: bool, now_ms: int) -> Draft:
     """One message. Raises `invalid_argument` or `payload_too_large` with the field under `at`."""
     data, codec = _body(given, at, typed)
     deliver_at_ms = _or_none(given.deliver_at_ms)
@@ -190,7 +190,7 @@ def draft(given: s.MessageFields, at: str, *, typed: bool, now_ms: int) -> Draft
     )
 
 
-def _body(given: s.MessageFields, at: str, typed: bool) -> tuple[bytes, int]:
+def _body(given: s.PublishedFields, at: str, typed: bool) -> tuple[bytes, int]:
     if given.body_base64 is not UNSET:
         if given.body is not UNSET:
             raise invalid("either body or body_base64", at + "/body_base64")
@@ -215,7 +215,7 @@ def _headers(headers: dict[str, str], at: str) -> dict[str, str]:
     return headers
 
 
-def _is_plain(given: s.MessageFields) -> bool:
+def _is_plain(given: s.PublishedFields) -> bool:
     """None of the rarer fields is given: most messages, so this is looked at first, without a loop."""
     return (
         given.run_id is UNSET
@@ -227,13 +227,15 @@ def _is_plain(given: s.MessageFields) -> bool:
         and given.max_attempts is UNSET
         and given.backoff is UNSET
         and given.lease_ms is UNSET
-        and given.depends_on is UNSET
-        and given.on_dependency_failure is UNSET
         and given.retention_ms is UNSET
+        and not (
+            isinstance(given, s.MessageFields)
+            and (given.depends_on is not UNSET or given.on_dependency_failure is not UNSET)
+        )
     )
 
 
-def _extras(given: s.MessageFields, at: str) -> Extras | None:
+def _extras(given: s.PublishedFields, at: str) -> Extras | None:
     if _is_plain(given):
         return None
     made = Extras(
@@ -246,13 +248,20 @@ def _extras(given: s.MessageFields, at: str) -> Extras | None:
         max_attempts=_or_none(given.max_attempts),
         backoff=None if given.backoff is UNSET else backoff(given.backoff, at + "/backoff"),
         lease_ms=_or_none(given.lease_ms),
-        depends_on=() if given.depends_on is UNSET else _depends_on(given.depends_on, at),
-        on_dependency_failure="fail"
-        if given.on_dependency_failure is UNSET
-        else choice(given.on_dependency_failure, ("fail", "run"), at + "/on_dependency_failure"),
+        **(_dependencies(given, at) if isinstance(given, s.MessageFields) else {}),
         retention_ms=_or_none(given.retention_ms),
     )
     return None if made == _NO_EXTRAS else made
+
+
+def _dependencies(given: s.MessageFields, at: str) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    if given.depends_on is not UNSET:
+        made["depends_on"] = _depends_on(given.depends_on, at)
+    if given.on_dependency_failure is not UNSET:
+        what = choice(given.on_dependency_failure, ("fail", "run"), at + "/on_dependency_failure")
+        made["on_dependency_failure"] = what
+    return made
 
 
 def _depends_on(ids: list[str], at: str) -> tuple[int, ...]:

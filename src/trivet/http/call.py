@@ -19,7 +19,7 @@ from trivet.machine.commands import Command, Request
 from trivet.node.broker import encoded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from trivet.http.app import Services
     from trivet.machine.core import Machine
@@ -38,6 +38,7 @@ class Reply:
     body: bytes = b""
     media: str = JSON
     headers: dict[str, str] = field(default_factory=dict)
+    pieces: AsyncGenerator[bytes, None] | None = None  # of a stream, instead of a body
 
 
 @dataclass(frozen=True, slots=True)

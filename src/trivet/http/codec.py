@@ -24,10 +24,10 @@ BIG_BYTES = 256 * KIB
 
 NULLS_BYTES_MAX = 1 * MIB  # a larger request with a null in a field's place is refused as it stands
 _HOLD_FIELDS = frozenset(
-    {"messages", "enqueue", "acks", "nacks", "extensions", "leases", "effects", "backoff"}
+    {"messages", "enqueue", "acks", "nacks", "extensions", "leases", "effects", "events", "backoff", "compensate", "message"}
 )
-_NULL_IS_A_VALUE = frozenset({"body", "result"})
-_NULL_IS_WRONG = frozenset({"messages", "acks", "nacks", "extensions", "leases"})
+_NULL_IS_A_VALUE = frozenset({"body", "data", "result"})
+_NULL_IS_WRONG = frozenset({"messages", "acks", "nacks", "extensions", "leases", "events"})
 
 _NULL = re.compile(r"got `(?:null|None)`")
 _PLACE = re.compile(r" - at (?:`key` in )?`\$(.*?)`$")

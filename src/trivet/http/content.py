@@ -167,14 +167,26 @@ def text(value: str, field: str, limit: int = ID_BYTES_MAX) -> str:
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,255}")
+_ANY_QUEUE = re.compile(rf"{_NAME.pattern}(:{_NAME.pattern})?")
 
 
-def queue_name(value: str, field: str) -> str:
+def queue_name(value: str, field: str, what: str = "a queue's") -> str:
     """1 … 256 of letters, digits, `.`, `_`, `-`, the first a letter or digit (R28 reserves `:`)."""
     if _NAME.fullmatch(value) is None:
+        if _ANY_QUEUE.fullmatch(value) is not None:
+            raise invalid(
+                f"{value!r} is the queue of a topic's consumer group: publish to the topic, and make or delete the "
+                "group under /v1/topics",
+                field,
+            )
         raise invalid(
-            "a queue's name has 1 … 256 of A–Z a–z 0–9 . _ -, the first a letter or digit",
+            f"{what} name has 1 … 256 of A–Z a–z 0–9 . _ -, the first a letter or digit",
             field,
             ID_BYTES_MAX,
         )
     return value
+
+
+def any_queue_name(value: str, field: str) -> str:
+    """A queue's name, or `{topic}:{group}`: for all that is done with the messages a queue holds already."""
+    return value if _ANY_QUEUE.fullmatch(value) is not None else queue_name(value, field)

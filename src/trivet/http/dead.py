@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from trivet.errors import TrivetError
-from trivet.http import build, content
+from trivet.http import build, content, shapes
 from trivet.http import schema as s
 from trivet.http.call import Call, Reply
 from trivet.http.codec import Codec
-from trivet.http.messages import list_bytes, listed
-from trivet.http.queues import after_message, list_limit, name_of, removed
+from trivet.http.describing import AFTER_MESSAGE, LIMIT, MAX_BYTES, Choice, operation
+from trivet.http.messages import listed
+from trivet.http.queues import after_message, name_of, removed
 from trivet.limits import REDRIVE_BATCH_MAX
 from trivet.machine import views
 from trivet.machine.commands import PurgeDead, Redrive, Request
@@ -24,24 +25,35 @@ from trivet.node.waiters import queue_not_found
 if TYPE_CHECKING:
     from trivet.machine.core import Machine
 
-REASONS = ("max_attempts", "expired", "rejected", "dependency_failed", "queue_full")
+REASON = Choice("reason", "only those with this `dead_reason`", s.DEAD_REASONS)
 
 _REDRIVE = Codec(s.RedriveIn)
 _NOTHING = Codec(s.In)
 
 
+@operation(
+    "Look at a queue's dead letters, oldest first",
+    gives=shapes.Messages,
+    query=(LIMIT, AFTER_MESSAGE, REASON, MAX_BYTES),
+    problems=("queue_not_found",),
+)
 async def get(call: Call) -> Reply:
     name = name_of(call)
-    reason = call.query.get("reason")
-    if reason is not None:
-        build.choice(reason, REASONS, "/reason")
-    limit, after, max_bytes = list_limit(call), after_message(call), list_bytes(call)
+    reason, limit = REASON.read(call.query), LIMIT.read(call.query)
+    after, max_bytes = after_message(call), MAX_BYTES.read(call.query)
     as_of, page = await call.look(
         lambda m: (m.applied_index, views.dead(m, name, limit, after, reason, max_bytes))
     )
     return listed(call, name, as_of, page)
 
 
+@operation(
+    "Remove a queue's dead letters",
+    takes=s.In,
+    optional=True,
+    gives=shapes.Removed,
+    problems=("queue_not_found",),
+)
 async def purge(call: Call) -> Reply:
     name = name_of(call)
     call.decode(_NOTHING, optional=True)
@@ -49,6 +61,15 @@ async def purge(call: Call) -> Reply:
     return call.written(committed, {"removed": removed(committed.answer)})
 
 
+@operation(
+    "Make dead letters ready again, their attempts counted anew",
+    note="Without a field: all of them. Their history is kept. `dry_run` changes nothing and answers as a read.",
+    takes=s.RedriveIn,
+    optional=True,
+    gives=shapes.Redriven,
+    problems=("queue_not_found", "message_not_found", "batch_too_large", "queue_full"),
+    example={"reason": "max_attempts", "limit": 100},
+)
 async def redrive(call: Call) -> Reply:
     name = name_of(call)
     given = call.decode(_REDRIVE, optional=True)
@@ -62,9 +83,9 @@ async def redrive(call: Call) -> Reply:
                 limit=REDRIVE_BATCH_MAX,
             )
         ids = tuple(build.message_number(text, f"/ids/{at}") for at, text in enumerate(given.ids))
-    reason = None if given.reason is UNSET else build.choice(given.reason, REASONS, "/reason")
+    reason = None if given.reason is UNSET else build.choice(given.reason, s.DEAD_REASONS, "/reason")
     limit = None if given.limit is UNSET else given.limit
-    to = None if given.to is UNSET else content.queue_name(given.to, "/to")
+    to = None if given.to is UNSET else content.any_queue_name(given.to, "/to")
     if given.dry_run:
         return await _dry_run(call, name, ids, reason, limit, to)
     done, last = await _redrive(call, name, ids, reason, limit, to)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -28,6 +29,7 @@ _PASSED_ON = (
 )
 _PASSED_BACK = ("Content-Type", "Retry-After", "ETag", "Cache-Control", "Allow")
 FORWARD_TIMEOUT_S = 75.0  # longer than the longest wait a request may ask for
+LEFT_OFFICE_S = 3.0  # so long a node that leads no more may take to answer what was sent to it
 
 
 async def elsewhere(call: Call) -> Reply | None:
@@ -36,6 +38,26 @@ async def elsewhere(call: Call) -> Reply | None:
     Raises `no_leader` when none is known after `election_wait_ms`, `recovering` for a node that may not
     speak of its state.
     """
+    url = await other(call)
+    if url is None:
+        return None
+    if mode(call) == "forward":
+        return await _forward(call, url)
+    return redirect(call, url)
+
+
+def redirect(call: Call, url: str) -> Reply:
+    return Reply(307, headers={"Location": url + call.request.raw_path, "Cache-Control": "no-store"})
+
+
+def mode(call: Call) -> str:
+    """redirect | forward: as the request asks, else as configured."""
+    asked = call.request.headers.get("Trivet-Follower", "")
+    return asked if asked in ("forward", "redirect") else call.services.settings.follower_mode
+
+
+async def other(call: Call) -> str | None:
+    """The address of the leader if it is another node; None: this one. Raises as `elsewhere`."""
     broker = call.services.broker
     consensus = broker.consensus
     if consensus.is_leader and consensus.can_propose:
@@ -55,11 +77,7 @@ async def elsewhere(call: Call) -> Reply | None:
             f"this request was already forwarded once, to a node that does not lead; try {url}",
             retry_after_ms=SECOND_MS,
         )
-    asked = call.request.headers.get("Trivet-Follower", "")
-    mode = asked if asked in ("forward", "redirect") else call.services.settings.follower_mode
-    if mode == "forward":
-        return await _forward(call, url)
-    return Reply(307, headers={"Location": url + call.request.raw_path, "Cache-Control": "no-store"})
+    return url
 
 
 def _election_wait_s(call: Call) -> float:
@@ -73,33 +91,59 @@ def _election_wait_s(call: Call) -> float:
 
 
 async def _forward(call: Call, url: str) -> Reply:
-    """One hop, one attempt. Nothing is sent twice: after its first byte the outcome is the leader's to tell (R35)."""
-    services = call.services
-    headers = {name: call.request.headers[name] for name in _PASSED_ON if name in call.request.headers}
-    headers[FORWARDED] = services.broker.host.node_id
-    body = await services.read_body(call.request)
+    """One hop, one attempt. Nothing is sent twice: after its first byte the outcome is the leader's to tell (R35).
+
+    A lost machine sends no reset (R34): a node that left office and says nothing is not waited for.
+    """
+    broker = call.services.broker
+    body = await call.services.read_body(call.request)
+    loop = asyncio.get_running_loop()
+    asking = asyncio.ensure_future(_asked(call, url, body))
+    left_at: float | None = None
     try:
-        async with services.forwarder().request(
-            call.request.method,
-            # Encoded as it came: the leader must see the same path.
-            URL(url + call.request.raw_path, encoded=True),
-            data=body or None,
-            headers=headers,
-            allow_redirects=False,
-            skip_auto_headers=("User-Agent", "Content-Type", "Accept"),
-        ) as answer:
-            back = {name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers}
-            media = back.pop("Content-Type", "application/json")
-            return Reply(answer.status, await answer.read(), media, back)
+        while not asking.done():
+            await asyncio.wait((asking,), timeout=LEFT_OFFICE_S / 4)
+            if broker.leader_url() == url:
+                left_at = None
+            elif left_at is None:
+                left_at = loop.time()
+            elif loop.time() - left_at >= LEFT_OFFICE_S and not asking.done():
+                raise _no_answer(call, f"the leader at {url} left office and does not answer")
+        return asking.result()
     except aiohttp.ClientConnectorError as error:
         raise TrivetError(
             "no_leader", f"the leader at {url} cannot be reached: {error}", retry_after_ms=SECOND_MS
         ) from None
     except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
         why = f"the connection to the leader at {url} broke: {type(error).__name__}"
-        if call.route.kind is Kind.READ:
-            raise TrivetError("no_leader", why, retry_after_ms=SECOND_MS) from None
-        raise TrivetError("outcome_unknown", why + "; repeat it with the same request id") from None
+        raise _no_answer(call, why) from None
+    finally:
+        asking.cancel()
+
+
+async def _asked(call: Call, url: str, body: bytes) -> Reply:
+    services = call.services
+    headers = {name: call.request.headers[name] for name in _PASSED_ON if name in call.request.headers}
+    headers[FORWARDED] = services.broker.host.node_id
+    async with services.forwarder().request(
+        call.request.method,
+        # Encoded as it came: the leader must see the same path.
+        URL(url + call.request.raw_path, encoded=True),
+        data=body or None,
+        headers=headers,
+        allow_redirects=False,
+        skip_auto_headers=("User-Agent", "Content-Type", "Accept"),
+    ) as answer:
+        back = {name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers}
+        media = back.pop("Content-Type", "application/json")
+        return Reply(answer.status, await answer.read(), media, back)
+
+
+def _no_answer(call: Call, why: str) -> TrivetError:
+    """The request left and no answer came."""
+    if call.route.kind is Kind.READ:
+        return TrivetError("no_leader", why, retry_after_ms=SECOND_MS)
+    return TrivetError("outcome_unknown", why + "; repeat it with the same request id")
 
 
 async def _sent_once(

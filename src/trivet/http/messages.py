@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import UNSET, UnsetType
 
 from trivet.errors import TrivetError, invalid
-from trivet.http import build, bulk, content, render
+from trivet.http import build, bulk, content, render, shapes
 from trivet.http import schema as s
 from trivet.http.call import Call, Plain, Reply
 from trivet.http.codec import BIG_BYTES, MSGPACK, Codec
-from trivet.http.queues import after_message, list_limit, name_of
-from trivet.http.routing import query_int
-from trivet.limits import ANSWER_BYTES_MAX, LEASE_QUEUES_MAX, WAIT_MS_MAX
+from trivet.http.describing import AFTER_MESSAGE, LIMIT, MAX_BYTES, WAIT_MS, Choice, operation
+from trivet.http.queues import after_message, name_of, own_name_of
+from trivet.limits import LEASE_QUEUES_MAX
 from trivet.machine import views
 from trivet.machine.commands import Ack, Cancel, Command, Draft, Enqueue, Lease, PatchMessage, Progress
 from trivet.machine.ids import decode_token, message_id
@@ -22,12 +22,34 @@ from trivet.machine.replies import Enqueued, Leased, MessageChanged, SettledAll
 from trivet.node.broker import Committed
 from trivet.node.waiters import Ask, queue_not_found
 
-STATES = ("blocked", "delayed", "ready", "leased", "done", "dead", "cancelled")
+STATE = Choice(
+    "state",
+    "only those in this state",
+    ("blocked", "delayed", "ready", "leased", "done", "dead", "cancelled"),
+)
+ENQUEUE_PROBLEMS = (
+    "queue_not_found",
+    "message_not_found",
+    "queue_paused",
+    "idempotency_conflict",
+    "batch_too_large",
+    "queue_full",
+    "too_many_queues",
+    "memory_pressure",
+    "disk_full",
+)
 
-_ENQUEUE = Codec(s.EnqueueIn)
-_ENQUEUE_PARTS = Codec(s.EnqueuePartsIn)
+
+class Kinds(NamedTuple):
+    """How the messages of a request are read: as a whole, in parts, and one of the parts."""
+
+    whole: Codec[Any]
+    parts: Codec[Any]
+    one: Codec[Any]
+
+
+_ENQUEUE = Kinds(Codec(s.EnqueueIn), Codec(s.EnqueuePartsIn), Codec(s.MessageIn))
 _OUTLINE = Codec(s.EnqueueOutlineIn)
-_MESSAGE = Codec(s.MessageIn)
 _LEASE = Codec(s.LeaseIn)
 _LEASE_MANY = Codec(s.LeaseManyIn)
 _ACK = Codec(s.AckIn)
@@ -41,6 +63,16 @@ _NOTHING = Codec(s.In)
 
 def plain_enqueue(call: Call) -> Plain | None:
     """Of messages that are nothing but bodies."""
+    quick = plain_drafts(call)
+    if quick is None:
+        return None
+    drafts, own = quick
+    command = Enqueue(own_name_of(call), drafts, call.services.broker.auto_create_queues)
+    return call.plain(command, lambda committed: _enqueued(call, committed), own)
+
+
+def plain_drafts(call: Call) -> tuple[tuple[Draft, ...], str] | None:
+    """The messages of a request that are nothing but bodies, and what an error's field is to lose; or None."""
     own = "/messages/0"
     quick = bulk.one_draft(call.body, call.media)
     if quick is None:
@@ -50,29 +82,47 @@ def plain_enqueue(call: Call) -> Plain | None:
             return None
     drafts, request_id = quick
     call.take_key(request_id)
-    command = Enqueue(name_of(call), drafts, call.services.broker.auto_create_queues)
-    return call.plain(command, lambda committed: _enqueued(call, committed), own)
+    return drafts, own
 
 
+@operation(
+    "Enqueue one message, or up to 1000 in one log entry",
+    note="All or nothing. A queue that does not exist is created with the defaults.",
+    takes=s.EnqueueIn,
+    gives={201: shapes.Enqueued},
+    problems=ENQUEUE_PROBLEMS,
+    example={
+        "messages": [{"body": {"to": "ada"}, "idempotency_key": "mail-1"}, {"body": 2, "delay_ms": 60_000}]
+    },
+)
 async def enqueue(call: Call) -> Reply:
-    name = name_of(call)
-    broker = call.services.broker
+    name = own_name_of(call)
     plain = plain_enqueue(call)
     if plain is not None:
         return await call.finish(plain)
-    given: s.EnqueueIn | s.EnqueuePartsIn
+    drafts, own = await read_drafts(call, _ENQUEUE)
+    auto_create = call.services.broker.auto_create_queues
+    return _enqueued(call, await submit_drafts(call, Enqueue(name, drafts, auto_create), own))
+
+
+async def read_drafts(call: Call, kinds: Kinds) -> tuple[tuple[Draft, ...], str]:
+    """The messages of a request of any size, and what an error's field is to lose."""
     if len(call.body) > BIG_BYTES:
-        given, drafts = await _enqueue_in_parts(call)
+        given, drafts = await _in_parts(call, kinds)
     else:
-        given = call.decode(_ENQUEUE)
-        drafts = build.drafts(given, typed=call.typed, now_ms=broker.now_ms)
+        given = call.decode(kinds.whole)
+        drafts = build.drafts(given, typed=call.typed, now_ms=call.services.broker.now_ms)
+    return drafts, "/messages/0" if given.messages is UNSET else ""
+
+
+async def submit_drafts(call: Call, command: Command, own: str) -> Committed:
+    """A single message is the request itself, though the command holds it as the first of a list."""
     try:
-        committed = await call.submit(Enqueue(name, drafts, broker.auto_create_queues))
+        return await call.submit(command)
     except TrivetError as error:
-        if given.messages is UNSET and error.field is not None:
-            error.field = error.field.removeprefix("/messages/0")
+        if error.field is not None:
+            error.field = error.field.removeprefix(own)
         raise
-    return _enqueued(call, committed)
 
 
 def _enqueued(call: Call, committed: Committed) -> Reply:
@@ -81,7 +131,7 @@ def _enqueued(call: Call, committed: Committed) -> Reply:
     return call.written(committed, {"messages": bulk.enqueued(reply.messages, call.accept)}, 201)
 
 
-async def _enqueue_in_parts(call: Call) -> tuple[s.EnqueuePartsIn, tuple[Draft, ...]]:
+async def _in_parts(call: Call, kinds: Kinds) -> tuple[Any, tuple[Draft, ...]]:
     """As for a small one, a message at a time with a turn of the loop after each `BIG_BYTES`."""
     now_ms, typed = call.services.broker.now_ms, call.typed
     outline = _OUTLINE.decode(call.body, call.media)
@@ -89,7 +139,7 @@ async def _enqueue_in_parts(call: Call) -> tuple[s.EnqueuePartsIn, tuple[Draft, 
         build.check_batch(outline.messages)
     if outline.body is not UNSET:
         content.check_weight(bytes(outline.body), "/body", typed=typed)
-    given = call.decode(_ENQUEUE_PARTS)
+    given = call.decode(kinds.parts)
     if given.messages is UNSET:
         return given, (build.draft(given, "", typed=typed, now_ms=now_ms),)
     build.only_messages(given)
@@ -97,7 +147,7 @@ async def _enqueue_in_parts(call: Call) -> tuple[s.EnqueuePartsIn, tuple[Draft, 
     taken = 0
     for at, part in enumerate(given.messages):
         raw = bytes(part)
-        made.append(_draft_of(raw, f"/messages/{at}", call.media, now_ms))
+        made.append(_draft_of(raw, kinds.one, f"/messages/{at}", call.media, now_ms))
         taken += len(raw)
         if taken > BIG_BYTES:
             taken = 0
@@ -107,14 +157,14 @@ async def _enqueue_in_parts(call: Call) -> tuple[s.EnqueuePartsIn, tuple[Draft, 
     return given, drafts
 
 
-def _draft_of(raw: bytes, at: str, media: str, now_ms: int) -> Draft:
+def _draft_of(raw: bytes, one: Codec[Any], at: str, media: str, now_ms: int) -> Draft:
     typed = media == MSGPACK
     try:
         if len(raw) > BIG_BYTES:
             outline = _OUTLINE.decode(raw, media)
             if outline.body is not UNSET:
                 content.check_weight(bytes(outline.body), "/body", typed=typed)
-        given = _MESSAGE.decode(raw, media)
+        given = one.decode(raw, media)
     except TrivetError as error:
         error.field = at + (error.field or "")
         raise
@@ -124,16 +174,31 @@ def _draft_of(raw: bytes, at: str, media: str, now_ms: int) -> Draft:
 # --- leasing ------------------------------------------------------------------------------------------
 
 
+@operation(
+    "Lease messages of a queue, waiting for them if there are none",
+    note="The same request id repeats the same leases; an empty answer writes nothing to the log.",
+    takes=s.LeaseIn,
+    gives=shapes.Leased,
+    problems=("queue_not_found",),
+    example={"consumer": "worker-1", "max_messages": 10, "wait_ms": 20_000},
+)
 async def lease(call: Call) -> Reply:
     name = name_of(call)
     return await _lease(call, call.decode(_LEASE), (name,))
 
 
+@operation(
+    "Lease messages of several queues, in the order given",
+    takes=s.LeaseManyIn,
+    gives=shapes.Leased,
+    problems=("queue_not_found",),
+    example={"consumer": "worker-1", "queues": ["urgent", "mail"], "wait_ms": 20_000},
+)
 async def lease_many(call: Call) -> Reply:
     given = call.decode(_LEASE_MANY)
     if not 1 <= len(given.queues) <= LEASE_QUEUES_MAX:
         raise invalid(f"must name 1 … {LEASE_QUEUES_MAX} queues", "/queues", LEASE_QUEUES_MAX)
-    names = tuple(content.queue_name(name, f"/queues/{at}") for at, name in enumerate(given.queues))
+    names = tuple(content.any_queue_name(name, f"/queues/{at}") for at, name in enumerate(given.queues))
     if len(set(names)) != len(names):
         raise invalid("names a queue twice", "/queues")
     return await _lease(call, given, names)
@@ -191,6 +256,14 @@ def plain_ack(call: Call) -> Plain | None:
     return call.plain(command, lambda committed: _settled(call, committed))
 
 
+@operation(
+    "Finish leased messages, with results, effects and what is to be enqueued",
+    note="One log entry. With `enqueue` the whole request is all or nothing.",
+    takes=s.AckIn,
+    gives=shapes.AckedAll,
+    problems=(*ENQUEUE_PROBLEMS, "stale_lease", "stale_effect", "effect_held", "effect_not_found"),
+    example={"acks": [{"lease_token": "AAAAAAAAAAfUG0cOzB6m6UcpCxNSvX6s", "result": {"sent": True}}]},
+)
 async def ack(call: Call) -> Reply:
     broker = call.services.broker
     plain = plain_ack(call)
@@ -205,14 +278,36 @@ async def ack(call: Call) -> Reply:
     return await _settle(call, command)
 
 
+@operation(
+    "Say that leased messages failed: they come again after their backoff, or are dead",
+    takes=s.NackIn,
+    gives=shapes.NackedAll,
+    problems=("batch_too_large",),
+    example={"nacks": [{"lease_token": "AAAAAAAAAAfUG0cOzB6m6UcpCxNSvX6s", "error": "timed out"}]},
+)
 async def nack(call: Call) -> Reply:
     return await _settle(call, build.nack(call.decode(_NACK)))
 
 
+@operation(
+    "Set how long leases last from now",
+    note="It may shorten them. `lease_ms` absent: the message's, else the queue's.",
+    takes=s.ExtendIn,
+    gives=shapes.ExtendedAll,
+    problems=("batch_too_large",),
+    example={"extensions": [{"lease_token": "AAAAAAAAAAfUG0cOzB6m6UcpCxNSvX6s", "lease_ms": 60_000}]},
+)
 async def extend(call: Call) -> Reply:
     return await _settle(call, build.extend(call.decode(_EXTEND)))
 
 
+@operation(
+    "Give leased messages back to their place, the attempt not counted",
+    takes=s.ReleaseIn,
+    gives=shapes.ReleasedAll,
+    problems=("batch_too_large",),
+    example={"leases": [{"lease_token": "AAAAAAAAAAfUG0cOzB6m6UcpCxNSvX6s"}]},
+)
 async def release(call: Call) -> Reply:
     return await _settle(call, build.release(call.decode(_RELEASE)))
 
@@ -233,9 +328,15 @@ def _settled(call: Call, committed: Committed) -> Reply:
 # --- one message --------------------------------------------------------------------------------------
 
 
+@operation(
+    "A message with its attempts and result",
+    gives=shapes.Message,
+    query=(WAIT_MS,),
+    problems=("message_not_found", "overloaded"),
+)
 async def get(call: Call) -> Reply:
     number = build.message_number(call.params[0])
-    wait_ms = query_int(call.query, "wait_ms", 0, 0, WAIT_MS_MAX)
+    wait_ms = WAIT_MS.read(call.query)
     found = await call.services.waiters.message(
         number, wait_ms, lambda machine: _looked_up(machine, number), local=call.local
     )
@@ -252,12 +353,27 @@ def _looked_up(machine: Any, number: int) -> dict[str, Any] | None:
     return found
 
 
+@operation(
+    "Cancel a message",
+    note="A leased one is marked: its holder hears of it when it extends, and an ack still makes it done.",
+    takes=s.In,
+    optional=True,
+    gives=shapes.MessageChanged,
+    problems=("message_not_found", "message_finished"),
+)
 async def cancel(call: Call) -> Reply:
     number = build.message_number(call.params[0])
     call.decode(_NOTHING, optional=True)
     return await _changed(call, Cancel(number))
 
 
+@operation(
+    "Change a message's priority or when it is due",
+    takes=s.MessagePatchIn,
+    gives=shapes.MessageChanged,
+    problems=("message_not_found", "message_finished"),
+    example={"priority": 10},
+)
 async def patch(call: Call) -> Reply:
     number = build.message_number(call.params[0])
     given = call.decode(_PATCH)
@@ -268,6 +384,13 @@ async def patch(call: Call) -> Reply:
     return await _changed(call, PatchMessage(number, _or_none(given.priority), _or_none(given.deliver_at_ms)))
 
 
+@operation(
+    "Tell how far the work is; counts as a heartbeat",
+    takes=s.ProgressIn,
+    gives=shapes.MessageChanged,
+    problems=("message_not_found", "stale_lease"),
+    example={"lease_token": "AAAAAAAAAAfUG0cOzB6m6UcpCxNSvX6s", "percent": 40, "note": "page 4 of 10"},
+)
 async def progress(call: Call) -> Reply:
     number = build.message_number(call.params[0])
     given = call.decode(_PROGRESS)
@@ -291,21 +414,20 @@ def _or_none(value: int | UnsetType) -> int | None:
 # --- browsing -----------------------------------------------------------------------------------------
 
 
+@operation(
+    "Look at a queue's messages without leasing them, oldest first",
+    gives=shapes.Messages,
+    query=(STATE, LIMIT, AFTER_MESSAGE, MAX_BYTES),
+    problems=("queue_not_found",),
+)
 async def browse(call: Call) -> Reply:
     name = name_of(call)
-    state = call.query.get("state")
-    if state is not None:
-        build.choice(state, STATES, "/state")
-    limit, after, max_bytes = list_limit(call), after_message(call), list_bytes(call)
+    state, limit = STATE.read(call.query), LIMIT.read(call.query)
+    after, max_bytes = after_message(call), MAX_BYTES.read(call.query)
     as_of, page = await call.look(
         lambda m: (m.applied_index, views.messages(m, name, state, limit, after, max_bytes))
     )
     return listed(call, name, as_of, page)
-
-
-def list_bytes(call: Call) -> int:
-    most: int = query_int(call.query, "max_bytes", ANSWER_BYTES_MAX, 1, ANSWER_BYTES_MAX)
-    return most
 
 
 def listed(call: Call, name: str, as_of: int, page: tuple[list[dict[str, Any]], str | None] | None) -> Reply:

@@ -44,6 +44,11 @@ def message(shown: dict[str, Any], media: str) -> dict[str, Any]:
     result = shown.get("result")
     if result is not None:
         shown["result"] = json_value(result.data, media)
+    parents = shown.get("parents")
+    if parents is not None:
+        shown["parents"] = {
+            step: None if given is None else json_value(given.data, media) for step, given in parents.items()
+        }
     return shown
 
 

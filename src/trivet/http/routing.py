@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from trivet.errors import TrivetError, invalid
+from trivet.http.describing import CONSISTENCY, Operation, Query, operation_of
 
 if TYPE_CHECKING:
     from trivet.http.call import Call, Plain, Reply
@@ -22,6 +23,7 @@ class Kind(Enum):
     WRITE = "write"  # the leader, through the log
     READ = "read"  # the leader, linearizable; with ?consistency=local the node asked
     NODE = "node"  # the node asked
+    STREAM = "stream"  # the node asked once it knows enough, else the leader
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +32,12 @@ class Route:
     method: str
     kind: Kind
     handler: Handler
-    query: frozenset[str]
-    lax: bool = False  # unknown query parameters pass (health checks of load balancers)
+    operation: Operation | None  # what it takes and gives; a house test wants one of each route
+    parameters: tuple[Query, ...] = ()
+    lax: bool = False  # any query parameter and any `Accept` pass (health checks of load balancers, browsers)
     plain: Callable[[Call], Plain | None] | None = None
     """Of a write that takes one command: what to submit if the request is of the common kind. Raises `TrivetError`."""
+    query: frozenset[str] = frozenset()  # the names of `parameters`
 
 
 @dataclass(slots=True)
@@ -54,15 +58,17 @@ class Router:
         template: str,
         kind: Kind,
         handler: Handler,
-        query: tuple[str, ...] = (),
         *,
         lax: bool = False,
         plain: Callable[[Call], Plain | None] | None = None,
     ) -> None:
-        names = set(query)
+        """What the call takes and gives, its query parameters too, is said at the handler with `@operation`."""
+        told = operation_of(handler)
+        parameters = () if told is None else told.query
         if kind is Kind.READ:
-            names.add("consistency")
-        route = Route(template, method, kind, handler, frozenset(names), lax, plain)
+            parameters = (*parameters, CONSISTENCY)
+        names = frozenset(one.name for one in parameters)
+        route = Route(template, method, kind, handler, told, parameters, lax, plain, names)
         node = self._root
         for step in template.strip("/").split("/"):
             if step.startswith("{"):
@@ -134,16 +140,3 @@ def parse_query(raw: str) -> dict[str, str]:
             raise invalid("this query parameter is given twice", "/" + name)
         found[name] = value
     return found
-
-
-def query_int(query: dict[str, str], name: str, default: Any, low: int, high: int) -> Any:
-    """An integer parameter in `low` … `high`; `default` when absent."""
-    text = query.get(name)
-    if text is None:
-        return default
-    digits = text[1:] if text.startswith("-") else text
-    value = int(text) if digits.isascii() and digits.isdigit() and len(digits) <= 19 else None
-    if value is None or not low <= value <= high:
-        limit = low if value is not None and value < low else high
-        raise invalid(f"must be an integer {low} … {high}", "/" + name, limit)
-    return value

@@ -19,9 +19,9 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from trivet.errors import TrivetError
-from trivet.http import problems
 from trivet.http.app import Api, Observe, Services, Settings
 from trivet.http.quick import Heads, QuickRequest
+from trivet.http.streaming import is_stream
 from trivet.node.broker import Broker
 from trivet.node.waiters import Waiters
 from trivet.units import KIB
@@ -76,7 +76,8 @@ class _Connection(RequestHandler):
             self._left = UNKNOWN
             return False
         over = head.size + head.length - len(data)
-        if over or self._request_count != self._finished or self._close or self._force_close:
+        streams = head.method == "GET" and is_stream(head.raw_path)
+        if over or streams or self._request_count != self._finished or self._close or self._force_close:
             self._left = max(over, UNKNOWN)
             return False
         self._quick = True
@@ -179,12 +180,7 @@ class _Connection(RequestHandler):
             return
         seconds = self._settings.header_timeout_s
         error = TrivetError("request_timeout", f"the request's head did not come within {seconds:g} s")
-        body = problems.body(error)
-        head = (
-            "HTTP/1.1 408 Request Timeout\r\n"
-            f"Content-Type: {problems.PROBLEM}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        )
-        transport.write(head.encode() + body)
+        transport.write(self._api.last_words(error))
         self.force_close()
 
     def _stop_head_timer(self) -> None:
@@ -291,6 +287,7 @@ class ApiServer:
         """Close everything. Requests in flight get `timeout_s` to finish."""
         self.stop_listening()
         self.services.waiters.end_all("draining", "this node is stopping")
+        self.services.readers.end_all("draining")
         if self._server is not None:
             self._server.pre_shutdown()
             await self._server.shutdown(timeout_s)

@@ -49,13 +49,13 @@ def genesis(m: Machine, command: Genesis) -> Done:
 def create(m: Machine, name: str, config: QueueConfig | None = None) -> Queue:
     """A new queue; the caller has checked that there is room for one."""
     uid = m.new_number()
-    queue = Queue(uid, name, config or QueueConfig(), _new_revision(m), m.clock_ms, m.walk_mark)
+    queue = Queue(uid, name, config or QueueConfig(), new_revision(m), m.clock_ms, m.walk_mark)
     m.queues[name] = queue
     m.by_uid[uid] = queue
     return queue
 
 
-def _new_revision(m: Machine) -> int:
+def new_revision(m: Machine) -> int:
     revision = m.next_revision
     m.next_revision = revision + 1
     return revision
@@ -65,7 +65,14 @@ def _unknown(name: str) -> Refusal:
     return Refusal("queue_not_found", f"no queue {name!r}")
 
 
-def _wrong_revision(queue: Queue | None, if_revision: int | None) -> Refusal | None:
+def of_a_topic(name: str, field: str = "/queue") -> Refusal:
+    """A consumer group's queue takes only what its topic gives it, and lives with it (R28)."""
+    topic, _, group = name.partition(":")
+    detail = f"{name!r} belongs to group {group!r} of topic {topic!r}: publish to the topic, manage the group there"
+    return Refusal("invalid_argument", detail, field)
+
+
+def wrong_revision(queue: Queue | None, if_revision: int | None) -> Refusal | None:
     if if_revision is None or (queue is not None and queue.revision == if_revision):
         return None
     found = "no such queue" if queue is None else f"revision {queue.revision}"
@@ -74,12 +81,14 @@ def _wrong_revision(queue: Queue | None, if_revision: int | None) -> Refusal | N
 
 def put_queue(m: Machine, command: PutQueue) -> QueueSaved | Refusal:
     """Create, or replace the configuration. An unchanged configuration keeps its revision."""
+    if ":" in command.name:
+        return of_a_topic(command.name)
     queue = m.queues.get(command.name)
-    refusal = _wrong_revision(queue, command.if_revision)
+    refusal = wrong_revision(queue, command.if_revision)
     if refusal is not None:
         return refusal
     if queue is not None:
-        return _configure(m, queue, command.config)
+        return configure(m, queue, command.config)
     if len(m.queues) >= QUEUES_MAX:
         return Refusal("too_many_queues", "no room for another queue", None, QUEUES_MAX)
     queue = create(m, command.name, command.config)
@@ -91,7 +100,7 @@ def patch_queue(m: Machine, command: PatchQueue) -> QueueSaved | Refusal:
     queue = m.queues.get(command.name)
     if queue is None:
         return _unknown(command.name)
-    refusal = _wrong_revision(queue, command.if_revision)
+    refusal = wrong_revision(queue, command.if_revision)
     if refusal is not None:
         return refusal
     changes = dict(command.changes)
@@ -104,7 +113,7 @@ def patch_queue(m: Machine, command: PatchQueue) -> QueueSaved | Refusal:
             return changed
         changes["backoff"] = msgspec.to_builtins(changed)
     config = _with(queue.config, changes, "")
-    return config if isinstance(config, Refusal) else _configure(m, queue, config)
+    return config if isinstance(config, Refusal) else configure(m, queue, config)
 
 
 def _with(base: S, changes: dict[str, Any], prefix: str) -> S | Refusal:
@@ -121,13 +130,13 @@ def _with(base: S, changes: dict[str, Any], prefix: str) -> S | Refusal:
         return Refusal("invalid_argument", str(error), prefix or None)
 
 
-def _configure(m: Machine, queue: Queue, config: QueueConfig) -> QueueSaved:
+def configure(m: Machine, queue: Queue, config: QueueConfig) -> QueueSaved:
     """Changed limits take effect at once."""
     if config != queue.config:
         m.touch(queue)
         before = queue.config
         queue.config = config
-        queue.revision = _new_revision(m)
+        queue.revision = new_revision(m)
         if before.max_leased_per_group != config.max_leased_per_group:
             grouping.refresh_busy(m, queue)
         if queue.counts[DEAD] > config.max_dead:
@@ -175,9 +184,14 @@ def delete_queue(m: Machine, command: DeleteQueue) -> Done | Refusal:
     queue = m.queues.get(command.name)
     if queue is None:
         return _unknown(command.name)
-    refusal = _wrong_revision(queue, command.if_revision)
-    if refusal is not None:
-        return refusal
+    if queue.topic is not None:
+        return of_a_topic(command.name)
+    refusal = wrong_revision(queue, command.if_revision)
+    return Done(remove(m, queue)) if refusal is None else refusal
+
+
+def remove(m: Machine, queue: Queue) -> int:
+    """Mark a queue as deleted; answers how many messages go with it."""
     m.touch(queue)
     queue.deleted = True
     del m.queues[queue.name]
@@ -186,4 +200,4 @@ def delete_queue(m: Machine, command: DeleteQueue) -> Done | Refusal:
         m.trash.extend(heap.take_storage())
     sweeps.start(m, SWEEP_DELETED, queue)
     m.hints.deleted.append(queue.name)
-    return Done(queue.live + queue.counts[DEAD])
+    return queue.live + queue.counts[DEAD]

@@ -36,8 +36,13 @@ FEWEST = 1
 """Fewer messages than this go through the general code alone (a test sets it out of reach)."""
 
 
-def enqueue(m: Machine, queue: Queue, drafts: Sequence[Draft]) -> tuple[EnqueuedOne, ...] | None:
-    """All drafts, where nothing can refuse one and all are ready at once; None: not that plain, nothing done."""
+def enqueue(
+    m: Machine, queue: Queue, drafts: Sequence[Draft], *, fan_out: bool = False
+) -> tuple[EnqueuedOne, ...] | None:
+    """All drafts, where nothing can refuse one and all are ready at once; None: not that plain, nothing done.
+
+    `fan_out`: of a topic, whose the keys are, and none has a run or dependencies.
+    """
     config = queue.config
     if (
         queue.paused_enqueue
@@ -58,9 +63,8 @@ def enqueue(m: Machine, queue: Queue, drafts: Sequence[Draft]) -> tuple[Enqueued
     keys = [ready_order(priority, each) for each in places] if priority else places
     for draft, number, place, key in zip(drafts, numbers, places, keys, strict=True):
         if (
-            draft.key is not None
+            ((draft.key is not None or draft.extras is not None) and not fan_out)
             or draft.group is not None
-            or draft.extras is not None
             or draft.delay_ms
             or draft.priority != priority
             or draft.ttl_ms is not None
@@ -133,8 +137,11 @@ def lease(
             run_keys.popleft()
             run.popleft()
             continue
-        if message.draft.group is not None or 0 < message.expires_at_ms <= now:
+        draft = message.draft
+        if draft.group is not None or 0 < message.expires_at_ms <= now:
             break
+        if draft.extras is not None and draft.extras.run_id is not None:
+            break  # a step of a flow may not start, and what it is given has a size
         size = message.size
         if size > bytes_left and (taken or grants):
             full = True

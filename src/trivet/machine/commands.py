@@ -16,7 +16,9 @@ from typing import Any
 
 from msgspec import Struct
 
-MACHINE_VERSION = 1
+from trivet.machine.run_commands import AppendRunEvents, ReplayRun
+
+MACHINE_VERSION = 2  # 1 was never released: a log or snapshot of it is refused, not read (R32)
 
 CODEC_JSON = 0
 CODEC_BYTES = 1
@@ -67,6 +69,8 @@ class Extras(Struct, array_like=True, frozen=True, gc=False):
     depends_on: tuple[int, ...] = ()  # message numbers
     on_dependency_failure: str = "fail"  # fail | run
     retention_ms: int | None = None
+    topic: str | None = None  # of a group's message, never a producer's: the machine sets it with the offset
+    offset: int | None = None
 
 
 class Draft(Struct, array_like=True, frozen=True, gc=False):
@@ -124,6 +128,16 @@ class EnqueueTo(Struct, array_like=True, frozen=True, gc=False):
 
     queue: str
     draft: Draft
+
+
+class FlowStepDraft(Struct, array_like=True, frozen=True, gc=False):
+    """A step of a new flow. `after`: positions of the steps it depends on."""
+
+    step_id: str
+    queue: str
+    draft: Draft
+    after: tuple[int, ...] = ()
+    compensate: EnqueueTo | None = None
 
 
 # --- commands ---------------------------------------------------------------------------------------
@@ -263,6 +277,124 @@ class Expire(Struct, array_like=True, frozen=True, tag=40):
     leases: bool = True
 
 
+class PutTopic(Struct, array_like=True, frozen=True, tag=60):
+    name: str
+    retention_ms: int
+    retention_messages: int
+
+
+class DeleteTopic(Struct, array_like=True, frozen=True, tag=61):
+    """With its groups."""
+
+    name: str
+
+
+class PutGroup(Struct, array_like=True, frozen=True, tag=62):
+    """The queue `{topic}:{group}`. The start counts only when the group is made; none given: at the end.
+
+    `inline`: so many entries it gets with this command, the rest with `Expire` (R25).
+    """
+
+    topic: str
+    group: str
+    config: QueueConfig
+    if_revision: int | None = None
+    from_at_ms: int | None = None
+    from_offset: int | None = None
+    inline: int = 1000
+
+
+class DeleteGroup(Struct, array_like=True, frozen=True, tag=63):
+    topic: str
+    group: str
+    if_revision: int | None = None
+
+
+class Publish(Struct, array_like=True, frozen=True, tag=64):
+    """All drafts or none, and each to every group (R28)."""
+
+    topic: str
+    drafts: tuple[Draft, ...]
+
+
+class ReplayGroup(Struct, array_like=True, frozen=True, tag=65):
+    """Exactly one of the two is given. `inline`: see `PutGroup`."""
+
+    topic: str
+    group: str
+    from_at_ms: int | None = None
+    from_offset: int | None = None
+    inline: int = 1000
+
+
+class ScheduleSpec(Struct, array_like=True, frozen=True, gc=False):
+    """What a schedule was told. Exactly one of `cron` and `every_ms`; the machine reads neither (R2)."""
+
+    queue: str
+    draft: Draft
+    cron: str | None = None
+    every_ms: int | None = None
+    timezone: str = "UTC"
+    misfire: str = "fire_once"  # fire_once | skip
+    overlap: str = "allow"  # allow | skip
+
+
+class PutSchedule(Struct, array_like=True, frozen=True, tag=70):
+    name: str
+    spec: ScheduleSpec
+    if_revision: int | None = None
+    auto_create: bool = True
+
+
+class DeleteSchedule(Struct, array_like=True, frozen=True, tag=71):
+    name: str
+    if_revision: int | None = None
+
+
+class PauseSchedule(Struct, array_like=True, frozen=True, tag=72):
+    name: str
+    paused: bool
+
+
+class Fire(Struct, array_like=True, frozen=True, gc=False):
+    """One step of one schedule, computed by the leader: all slots up to `slot_ms` are decided by it.
+
+    `enqueue`: the slot gets its message, else it is only passed over. `passed`: slots before it that nobody
+    fired in time. `problem`: why the leader cannot compute the slots; nothing is decided then.
+    """
+
+    name: str
+    revision: int
+    slot_ms: int
+    next_slot_ms: int
+    enqueue: bool = True
+    passed: int = 0
+    problem: str | None = None
+
+
+class FireSchedules(Struct, array_like=True, frozen=True, tag=73):
+    """At most `FIRE_BATCH_MAX` steps, each by itself (R25)."""
+
+    fires: tuple[Fire, ...]
+    auto_create: bool = True
+
+
+class RunSchedule(Struct, array_like=True, frozen=True, tag=74):
+    """Its message now, by hand."""
+
+    name: str
+    auto_create: bool = True
+
+
+class CreateFlow(Struct, array_like=True, frozen=True, tag=80):
+    """All messages of a flow. `order`: the positions of the steps, none before one it depends on."""
+
+    steps: tuple[FlowStepDraft, ...]
+    order: tuple[int, ...]
+    run_id: str | None = None  # None: the flow's id
+    auto_create: bool = True
+
+
 Command = (
     Genesis
     | PutQueue
@@ -285,6 +417,20 @@ Command = (
     | EffectCommit
     | EffectAbort
     | Expire
+    | AppendRunEvents
+    | ReplayRun
+    | PutSchedule
+    | DeleteSchedule
+    | PauseSchedule
+    | FireSchedules
+    | RunSchedule
+    | PutTopic
+    | DeleteTopic
+    | PutGroup
+    | DeleteGroup
+    | Publish
+    | ReplayGroup
+    | CreateFlow
 )
 
 

@@ -28,13 +28,21 @@ from trivet.machine import (
     delivery,
     dependencies,
     expiry,
+    flows,
     intake,
     ledger,
+    publishing,
+    replaying,
+    run_commands,
+    runs,
+    schedules,
     settle,
+    topics,
     transitions,
 )
 from trivet.machine.commands import MACHINE_VERSION, EffectBegin, Request
 from trivet.machine.effects import EntryEffects
+from trivet.machine.flow_record import Flow
 from trivet.machine.order import Fifo, Index, LazyHeap, Storage
 from trivet.machine.persistent import (
     EffectData,
@@ -47,10 +55,12 @@ from trivet.machine.persistent import (
     SweepData,
 )
 from trivet.machine.replies import Answer, EffectState, Leased, Refusal, Reply
+from trivet.machine.run_state import Run, RunEvent
 from trivet.machine.state import (
     CURRENT_END,
     CURRENT_WAKE,
     LEASED,
+    SWEEP_CATCH_UP,
     WAKE_EFFECT,
     WAKE_GRANT,
     WAKE_KEY,
@@ -66,10 +76,12 @@ from trivet.machine.state import (
     wake_key,
 )
 from trivet.machine.tables import NumberTable, TextTable
+from trivet.machine.topic_records import OfTopics, Topic, TopicKey
 from trivet.machine.transitions import BrokenInvariant
 
-Record = Message | Queue | KeyRecord | EffectRecord | Sweep
-W = TypeVar("W", Message, KeyRecord, EffectRecord)
+Record = Message | Queue | KeyRecord | EffectRecord | Sweep | schedules.Schedule | Flow | Run | RunEvent | OfTopics
+Armed = Message | KeyRecord | EffectRecord | Flow | Run | Topic | TopicKey
+W = TypeVar("W", Message, KeyRecord, EffectRecord, Flow, Topic, TopicKey)
 
 RETAINED_OVERHEAD = 512  # what a kept message counts besides its bytes
 TRASH_PER_ENTRY = 4096
@@ -100,6 +112,20 @@ HANDLERS: dict[type, Callable[[Any, Any], Reply]] = {
     commands.EffectCommit: ledger.effect_commit,
     commands.EffectAbort: ledger.effect_abort,
     commands.Expire: expiry.expire,
+    commands.PutSchedule: schedules.put_schedule,
+    commands.DeleteSchedule: schedules.delete_schedule,
+    commands.PauseSchedule: schedules.pause_schedule,
+    commands.FireSchedules: schedules.fire_schedules,
+    commands.RunSchedule: schedules.run_schedule,
+    commands.CreateFlow: flows.create_flow,
+    commands.PutTopic: topics.put_topic,
+    commands.DeleteTopic: topics.delete_topic,
+    commands.PutGroup: topics.put_group,
+    commands.DeleteGroup: topics.delete_group,
+    commands.Publish: publishing.publish,
+    commands.ReplayGroup: topics.replay_group,
+    run_commands.AppendRunEvents: runs.append,
+    run_commands.ReplayRun: replaying.replay_run,
 }
 
 
@@ -129,6 +155,7 @@ class Machine:
         self.settled_forgotten = 0
         self.retained_forgotten = 0
         self.dead_forgotten = 0
+        self.runs_forgotten = 0
         # tables of records
         self.queues: dict[str, Queue] = {}
         self.dying: dict[int, Queue] = {}
@@ -137,20 +164,31 @@ class Machine:
         self.effect_index: Index[EffectRecord] = Index()
         self.sweeps: Index[Sweep] = Index()
         self.resolving: Index[Sweep] = Index()
+        self.flow_index: Index[Flow] = Index()
+        self.runs: TextTable[Run] = TextTable()
+        self.run_index: Index[Run] = Index()
+        self.topics: dict[str, Topic] = {}
         self.replies: Fifo[str, StoredReply] = Fifo(lambda record: record.request_id, TextTable())
         self.settled: Fifo[int, SettledToken] = Fifo(lambda record: record.fence, NumberTable())
+        self.schedules = schedules.Schedules()
         # derived
         self.by_uid: dict[int, Queue] = {}
+        self.topics_by_number: dict[int, Topic] = {}  # the deleted ones too, until they are swept
+        self.catching_up: dict[int, Sweep] = {}  # by uid of the group's queue
         self.leases: NumberTable[Message] = NumberTable()
         self.expired: NumberTable[Message] = NumberTable()
         self.effect_fences: NumberTable[EffectRecord] = NumberTable()
         self.lease_effects: NumberTable[dict[int, EffectRecord]] = NumberTable()
         self.dependents: NumberTable[Index[Message]] = NumberTable()
-        self.deadlines: LazyHeap[Message | KeyRecord | EffectRecord] = LazyHeap(CURRENT_WAKE, MANY)
+        self.flow_steps: NumberTable[tuple[Flow, int]] = NumberTable()  # ~position: its compensation
+        self.flow_work: Index[Flow] = Index()  # flows that owe work
+        self.deadlines: LazyHeap[Armed] = LazyHeap(CURRENT_WAKE, MANY)
         self.lease_deadlines: LazyHeap[Message | KeyRecord | EffectRecord] = LazyHeap(CURRENT_WAKE, MANY)
-        self.retained: LazyHeap[Message] = LazyHeap(CURRENT_END)
+        self.retained: LazyHeap[Message | Flow] = LazyHeap(CURRENT_END)
         self.retained_bytes = 0
         self.reply_bytes = 0  # of `replies`
+        self.idle_runs: LazyHeap[Run] = LazyHeap(CURRENT_WAKE)  # none of whose messages is in the tables
+        self.run_bytes = 0  # of the events of all runs
         # neither: storage that waits to be freed in small pieces, the open walk, the current entry
         self.trash: list[Storage] = []
         self.walk: WalkPort | None = None
@@ -186,8 +224,8 @@ class Machine:
             self._hash.update(_encode(answer))
             return answer
         reply = HANDLERS[type(request.command)](self, request.command)
-        if self.resolving.live:
-            dependencies.resolve(self, dependencies.INLINE)
+        if self.resolving.live or self.flow_work.live:
+            flows.settle(self, dependencies.INLINE)
         encoded = _encode(reply)
         self._hash.update(encoded)
         if request.request_id is not None:
@@ -331,7 +369,7 @@ class Machine:
         record.wake_key = wake_key(at_ms, kind, record.number)
         (self.lease_deadlines if grant else self.deadlines).push(record.wake_key, record)
 
-    def disarm(self, record: Message | KeyRecord | EffectRecord) -> None:
+    def disarm(self, record: Armed) -> None:
         """Take a deadline back, if there is one. Not for leases: those end in `transitions`."""
         key = record.wake_key
         if key:
@@ -376,6 +414,8 @@ class Machine:
             self.dying[queue.uid] = queue
         else:
             self.queues[queue.name] = queue
+            if ":" in queue.name:
+                topics.load_group(self, queue)
 
     def load_message(self, data: MessageData) -> None:
         """A message of a loaded queue, in any order."""
@@ -383,7 +423,7 @@ class Machine:
         message = Message(
             data.number,
             queue,
-            data.draft,
+            data.draft if queue.topic is None else topics.shared(queue.topic, data.draft),
             data.state,
             data.priority,
             data.enqueued_at_ms,
@@ -411,6 +451,8 @@ class Machine:
             data.number, data.kind, data.queue, data.cursor, data.upto, 0, data.message, data.failed
         )
         (self.sweeps if sweep.queue else self.resolving).add(sweep.number, sweep)
+        if sweep.kind == SWEEP_CATCH_UP:
+            self.catching_up[sweep.queue] = sweep
 
     def load_reply(self, record: StoredReply) -> None:
         """In the order of the snapshot."""

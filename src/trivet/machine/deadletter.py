@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trivet.machine import keys, sweeps, transitions
+from trivet.machine import flow_steps, keys, runs, sweeps, transitions
+from trivet.machine.admin import of_a_topic
 from trivet.machine.commands import PurgeDead, Redrive
 from trivet.machine.replies import Done, Redriven, Refusal
 from trivet.machine.state import BLOCKED, DEAD, LEASED, READY, SWEEP_DEAD, Message, Queue, extras_of, is_gone
@@ -29,6 +30,8 @@ def redrive(m: Machine, command: Redrive) -> Redriven | Refusal:
         found = m.queues.get(command.to)
         if found is None:
             return Refusal("queue_not_found", f"no queue {command.to!r}", "/to")
+        if found.topic is not None and found is not queue:
+            return of_a_topic(found.name, "/to")
         to = found
     upto = m.next_place - 1 if command.upto is None else command.upto
     redriven: list[int] = []
@@ -38,9 +41,9 @@ def redrive(m: Machine, command: Redrive) -> Redriven | Refusal:
         if len(redriven) == command.limit:
             return Redriven(tuple(redriven), last, upto)
         if _wanted(message, command, upto):
-            full = _full(to, message)
-            if full is not None:
-                return Redriven(tuple(redriven), last, upto) if redriven else full
+            refusal = full(to, message)
+            if refusal is not None:
+                return Redriven(tuple(redriven), last, upto) if redriven else refusal
             redriven.append(message.number)
             revive(m, message, to)
         last = message.number
@@ -60,12 +63,13 @@ def _candidates(m: Machine, queue: Queue, command: Redrive) -> list[Message]:
 
 
 def _wanted(message: Message, command: Redrive, upto: int) -> bool:
-    if message.state != DEAD or message.place > upto or is_gone(message):
+    if message.state != DEAD or message.place > upto or is_gone(message) or not flow_steps.may_redrive(message):
         return False
     return command.reason is None or message.dead_reason == command.reason
 
 
-def _full(to: Queue, message: Message) -> Refusal | None:
+def full(to: Queue, message: Message) -> Refusal | None:
+    """Why the queue cannot take this message in, None if it can."""
     config = to.config
     if config.max_messages is not None and to.live >= config.max_messages:
         return Refusal("queue_full", f"queue {to.name!r} is full", None, config.max_messages, 1000)
@@ -97,7 +101,8 @@ def revive(m: Machine, message: Message, to: Queue) -> None:
     message.finished_at_ms = 0
     message.dead_reason = None
     message.progress = None
-    message.origin = ("redrive", origin.name)
+    if runs.replay_of(message) is None:  # a replay stays the replay of its message
+        message.origin = ("redrive", origin.name)
     message.place = m.new_place()
     message.ready_at_ms = now
     if message.draft.group is not None:
@@ -107,7 +112,10 @@ def revive(m: Machine, message: Message, to: Queue) -> None:
     message.pending = tuple(other.number for other in known if other is not None and other.state <= LEASED)
     message.state = BLOCKED if message.pending else READY
     transitions.enter(m, message)
+    flow_steps.revived(m, message)
     keys.redriven(m, message, origin)
+    if runs.run_id_of(message) is not None:
+        runs.moved(m, message, DEAD, None, "redriven")
 
 
 def purge_dead(m: Machine, command: PurgeDead) -> Done | Refusal:

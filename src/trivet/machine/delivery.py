@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trivet.limits import EXPIRE_BATCH_MAX
-from trivet.machine import bulk, ids, transitions
+from trivet.machine import bulk, flow_steps, ids, transitions
 from trivet.machine.commands import Extend, Lease, Progress
 from trivet.machine.persistent import LeaseInfo, ProgressNote
 from trivet.machine.replies import Grant, Leased, MessageChanged, Refusal, Settled, SettledAll
@@ -56,21 +56,27 @@ def _lease_from(m: Machine, queue: Queue, command: Lease, grants: list[Grant], b
     wanted, bytes_left = bulk.lease(m, queue, command, grants, bytes_left, wanted)
     if bytes_left <= 0:
         return 0
-    overdue_left = EXPIRE_BATCH_MAX
+    ends_left = EXPIRE_BATCH_MAX
     while wanted > 0:
         entry = ready.peek()
         if entry is None:
             break
         message = entry[1]
-        if 0 < message.expires_at_ms <= now:  # past its ttl and not yet expired: never delivered (R19)
-            if not overdue_left:
+        overdue = 0 < message.expires_at_ms <= now  # past its ttl and not yet expired: never delivered (R19)
+        of_run = extras_of(message.draft).run_id is not None  # perhaps of a flow
+        if overdue or (of_run and flow_steps.stopped(m, message)):
+            if not ends_left:
                 break
-            overdue_left -= 1
-            transitions.finish(m, message, DEAD, reason="expired")
+            ends_left -= 1
+            if overdue:
+                transitions.finish(m, message, DEAD, reason="expired")
+            else:
+                flow_steps.stop(m, message)
             continue
-        if grants and message.size > bytes_left:
+        size = message.size + (flow_steps.parents_bytes(m, message) if of_run else 0)
+        if grants and size > bytes_left:
             return 0
-        bytes_left -= message.size
+        bytes_left -= size
         wanted -= 1
         length = command.lease_ms or extras_of(message.draft).lease_ms or config.lease_ms
         grants.append(_grant(m, message, command.consumer, length))

@@ -10,11 +10,14 @@ if TYPE_CHECKING:
 
 class EntryEffects:
     """`ready`: queues where something may have become leasable (a dict, for its order). `finished`: messages
-    by number that reached done, dead or cancelled, also those that left the tables with it. `deleted`: names of queues deleted."""
+    by number that reached done, dead or cancelled, also those that left the tables with it. `deleted`: names of
+    queues deleted. `flows`: numbers of flows that ended. `runs`: ids of runs with new events, or forgotten."""
 
-    __slots__ = ("deleted", "finished", "ready")
+    __slots__ = ("deleted", "finished", "flows", "ready", "runs")
 
     def __init__(self) -> None:
         self.ready: dict[str, None] = {}
         self.finished: dict[int, Message] = {}
         self.deleted: list[str] = []
+        self.flows: list[int] = []
+        self.runs: dict[str, None] = {}

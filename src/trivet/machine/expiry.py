@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trivet.limits import REQUEST_WINDOW_MS, RETAINED_BYTES_MAX, SETTLE_WINDOW_MS
-from trivet.machine import dependencies, keys, ledger, sweeps, transitions
+from trivet.machine import flows, keys, ledger, runs, sweeps, topics, transitions
 from trivet.machine.commands import Expire
+from trivet.machine.flow_record import Flow
 from trivet.machine.replies import Done
+from trivet.machine.run_state import Run
 from trivet.machine.state import DEAD, DELAYED, LEASED, EffectRecord, KeyRecord, Message, is_gone, wake_at_ms
+from trivet.machine.topic_records import Topic, TopicKey
 
 if TYPE_CHECKING:
     from trivet.machine.core import Machine
@@ -21,12 +24,13 @@ TRIM_SLACK_MS = 1000
 def expire(m: Machine, command: Expire) -> Done:
     """Sweeps get a quarter of the limit before what is due, and what is left after it."""
     limit = command.limit
-    handled = dependencies.resolve(m, max(1, limit // 4))
+    handled = flows.settle(m, max(1, limit // 4))
     handled += sweeps.run(m, max(1, limit // 4) - handled)
     handled += _run_due(m, limit - handled, command.leases)
-    handled += dependencies.resolve(m, limit - handled)
+    handled += flows.settle(m, limit - handled)
     handled += sweeps.run(m, limit - handled)
     handled += _drop_retained(m, limit - handled)
+    handled += runs.drop_excess(m, limit - handled)
     handled += _trim(m, limit - handled)
     due = _earliest(m, leases=command.leases)
     return Done(handled, more=due is not None and due <= m.clock_ms)
@@ -38,7 +42,9 @@ def next_deadline_ms(m: Machine) -> int | None:
 
 
 def _earliest(m: Machine, *, leases: bool) -> int | None:
-    if m.sweeps.live or m.resolving.live or m.retained_bytes > RETAINED_BYTES_MAX:
+    if m.sweeps.live or m.resolving.live or m.flow_work.live or m.retained_bytes > RETAINED_BYTES_MAX:
+        return m.clock_ms
+    if runs.excess(m):
         return m.clock_ms
     found: list[int] = []
     key = m.deadlines.first_key()
@@ -73,6 +79,12 @@ def _run_due(m: Machine, budget: int, leases: bool) -> int:
             _wake(m, record)
         elif isinstance(record, KeyRecord):
             keys.drop(m, record)
+        elif isinstance(record, Flow):
+            done += flows.forget(m, record) - 1
+        elif isinstance(record, Topic | TopicKey):
+            done += topics.wake(m, record, budget - done) - 1
+        elif isinstance(record, Run):
+            done += runs.forget_some(m, record, budget - done) - 1
         else:
             _wake_effect(m, record)
         done += 1
@@ -109,8 +121,11 @@ def _drop_retained(m: Machine, budget: int) -> int:
         entry = m.retained.peek()
         assert entry is not None
         m.retained_forgotten += 1
-        transitions.remove_finished(m, entry[1])
-        done += 1
+        if isinstance(entry[1], Flow):
+            done += flows.forget(m, entry[1])
+        else:
+            transitions.remove_finished(m, entry[1])
+            done += 1
     return done
 
 

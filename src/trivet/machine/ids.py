@@ -39,6 +39,16 @@ def parse_message_id(text: str) -> int | None:
     return int(digits, 16)
 
 
+def flow_id(number: int) -> str:
+    """The text of a flow's number: `f` and 12 lower-case hex digits."""
+    return f"f{number:012x}"
+
+
+def parse_flow_id(text: str) -> int | None:
+    """The number of a flow id, or None if no flow can have that id."""
+    return parse_message_id("m" + text[1:]) if text[:1] == "f" else None
+
+
 def encode_token(fence: int, mac: bytes) -> str:
     """The text of a lease or effect token."""
     return urlsafe_b64encode(fence.to_bytes(8, "big") + mac).decode("ascii")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trivet.limits import ANSWER_BYTES_MAX, KEYS_PER_QUEUE_MAX, QUEUES_MAX
-from trivet.machine import admin, bulk, keys, transitions
+from trivet.machine import admin, bulk, keys, runs, transitions
 from trivet.machine.commands import Draft, Enqueue
 from trivet.machine.replies import Enqueued, EnqueuedOne, Refusal
 from trivet.machine.state import (
@@ -64,11 +64,13 @@ def enqueue(m: Machine, command: Enqueue) -> Enqueued | Refusal:
     """All drafts or none. Refuses `queue_not_found`, `too_many_queues`, `queue_paused`, `queue_full`,
     `idempotency_conflict`, `message_not_found` (a dependency)."""
     queue = m.queues.get(command.queue)
+    if queue is not None and queue.topic is not None:
+        return admin.of_a_topic(command.queue)
     made = None if queue is None else bulk.enqueue(m, queue, command.drafts)
     if made is not None:
         return Enqueued(made)
     if queue is not None and _is_plain(queue, command.drafts):
-        return Enqueued(tuple([_create(m, queue, draft) for draft in command.drafts]))
+        return Enqueued(tuple([create(m, queue, draft) for draft in command.drafts]))
     entries = [(command.queue, draft) for draft in command.drafts]
     planned = plan(m, entries, command.auto_create, "/messages", {})
     if isinstance(planned, Refusal):
@@ -138,6 +140,8 @@ def _check_new(
         demand = demands.get(name)
         if demand is None:
             demand = demands[name] = _Demand()
+            if ":" in name:
+                return admin.of_a_topic(name, f"{prefix}/{at}/queue")
             if queue is None:
                 if not auto_create:
                     return Refusal("queue_not_found", f"no queue {name!r}", f"{prefix}/{at}/queue")
@@ -224,7 +228,7 @@ def carry_out(m: Machine, planned: Plan) -> tuple[EnqueuedOne, ...]:
             queue = m.queues.get(name)
             if queue is None:
                 queue = admin.create(m, name)
-            answers.append(_create(m, queue, draft, planned.acking))
+            answers.append(create(m, queue, draft, planned.acking))
         elif isinstance(first, int):
             m.touch(m.queues[name])
             m.queues[name].totals.duplicates += 1
@@ -244,8 +248,18 @@ def carry_out(m: Machine, planned: Plan) -> tuple[EnqueuedOne, ...]:
 _NOTHING: dict[int, Message] = {}
 
 
-def _create(m: Machine, queue: Queue, draft: Draft, acking: dict[int, Message] = _NOTHING) -> EnqueuedOne:
-    """Make one message, ready, delayed or blocked; dead at once if a dependency failed already."""
+def create(
+    m: Machine,
+    queue: Queue,
+    draft: Draft,
+    acking: dict[int, Message] = _NOTHING,
+    origin: tuple[str, str] | None = None,
+    since_ms: int | None = None,
+) -> EnqueuedOne:
+    """Make one message, ready, delayed or blocked; dead at once if a dependency failed already.
+
+    `since_ms`: when it was published to the queue's topic; its delay counts from then.
+    """
     now = m.clock_ms
     config = queue.config
     number = m.new_number()
@@ -253,19 +267,20 @@ def _create(m: Machine, queue: Queue, draft: Draft, acking: dict[int, Message] =
     queue.totals.enqueued += 1
     due_at = draft.deliver_at_ms
     if due_at is None:
-        due_at = now + draft.delay_ms
+        due_at = (now if since_ms is None else since_ms) + draft.delay_ms
     ttl = config.ttl_ms if draft.ttl_ms is None else draft.ttl_ms
     state = DELAYED if due_at > now else READY
     message = Message(number, queue, draft, state, draft.priority, now, queue.epoch, m.walk_mark)
     message.due_at_ms = due_at
     message.size = stored_bytes(draft)
+    message.origin = origin
     if ttl is not None:
         message.expires_at_ms = now + ttl
     if draft.group is not None:
         message.group_order = m.new_place()
     m.messages[number] = message
     queue.index.add(number, message)
-    if draft.key is not None:
+    if draft.key is not None and queue.topic is None:
         window = config.idempotency_window_ms if draft.key_window_ms is None else draft.key_window_ms
         keys.add(m, message, now + window)
     failed = False
@@ -277,6 +292,8 @@ def _create(m: Machine, queue: Queue, draft: Draft, acking: dict[int, Message] =
         message.place = m.new_place()
         message.ready_at_ms = now
     transitions.enter(m, message)
+    if draft.extras is not None and draft.extras.run_id is not None:
+        runs.born(m, message)
     if failed:
         transitions.finish(m, message, DEAD, reason="dependency_failed")
     return EnqueuedOne(number, STATE_NAMES[message.state])

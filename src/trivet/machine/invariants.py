@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from trivet.limits import ATTEMPTS_KEPT
+from trivet.machine import flow_laws, run_laws, schedule_laws, topic_laws
 from trivet.machine.core import Machine
 from trivet.machine.expiry import next_deadline_ms
 from trivet.machine.order import LazyHeap
@@ -47,6 +48,10 @@ def check(m: Machine) -> list[str]:
     _check_dependencies(m, report)
     _check_effects(m, report)
     _check_deadlines(m, report)
+    run_laws.check(m, report)
+    report += schedule_laws.broken(m)
+    report += flow_laws.check(m)
+    topic_laws.check(m, report)
     return list(report)
 
 
@@ -71,9 +76,7 @@ def _check_message(m: Machine, message: Message, report: _Report) -> None:
     report.law(message.place < m.next_place, f"{name}: place from the counter")
     report.law(message.enqueued_at_ms <= m.clock_ms, f"{name}: enqueued later than now")
     report.law(len(message.history) <= ATTEMPTS_KEPT, f"{name}: too many attempts kept")
-    report.law(
-        bool(message.finished_at_ms) == (state > LEASED and bool(message.due_at_ms)), f"{name}: finished_at"
-    )
+    report.law(bool(message.finished_at_ms) == (state > LEASED), f"{name}: finished_at")
     report.law((message.dead_reason is not None) == (state == DEAD), f"{name}: a reason exactly when dead")
     report.law(message.result is None or state == DONE, f"{name}: a result without being done")
     report.law(not message.pending or state == BLOCKED, f"{name}: waits for {message.pending}")
@@ -193,7 +196,9 @@ def _check_keys(m: Machine, queue: Queue, report: _Report) -> None:
         report.law(bool(record.wake_key) != unfinished, f"key {text}: armed exactly when its message ended")
     for message in m.messages.values():
         key = message.draft.key
-        if key is not None and message.queue is queue and message.state in UNFINISHED and not _gone(message):
+        if queue.topic is not None or message.queue is not queue:
+            continue
+        if key is not None and message.state in UNFINISHED and not _gone(message):
             # A redriven one does not take its key back from whoever took it meanwhile.
             held = queue.keys.get(key)
             report.law(
@@ -231,19 +236,29 @@ def _place_of(key: int, record: Any) -> tuple[int, int, int]:
 def _check_numbers(m: Machine, report: _Report) -> None:
     numbers = [*m.messages, *m.by_uid]
     numbers += [record.number for record in m.effect_index.after(0)]
+    numbers += [run.number for run in m.run_index.after(0)]
+    numbers += [flow.number for flow in m.flow_index.after(0)]
+    numbers += topic_laws.numbers(m)
+    numbers += [schedule.number for schedule in m.schedules.by_name.values()]
     numbers += [sweep.number for sweep in (*m.sweeps.after(0), *m.resolving.after(0))]
     report.equal(len(set(numbers)), len(numbers), "numbers are given once")
     report.law(all(0 < number < m.next_number for number in numbers), "a number above its counter")
     places = [x.place for x in m.messages.values() if x.state not in (BLOCKED, DELAYED)]
     places += [x.group_order for x in m.messages.values() if x.group_order]
+    places += [x.place for x in m.flow_index.after(0) if x.place]
+    places += [step.order for x in m.flow_index.after(0) for step in x.steps if step.order]
     report.equal(len(set(places)), len(places), "places are given once")
     uids = sorted([q.uid for q in m.queues.values()] + list(m.dying))
     report.equal(sorted(m.by_uid), uids, "queues by uid")
     report.equal(m.reply_bytes, sum(len(reply.reply) for reply in m.replies), "bytes of stored replies")
     kept = [x for x in m.messages.values() if x.state in (DONE, CANCELLED) and x.end_key]
     size = sum(512 + x.size + len(x.result or b"") for x in kept)
+    for flow in m.flow_index.after(0):
+        if flow.end_key:
+            size += 512 + sum(256 + len(step.step_id) + len(step.queue) for step in flow.steps)
     report.equal(m.retained_bytes, size, "bytes of kept messages")
-    _check_heap(m.retained, [(x.place, x) for x in kept], "kept messages", report)
+    flows: list[Any] = [flow for flow in m.flow_index.after(0) if flow.end_key]
+    _check_heap(m.retained, [(x.place, x) for x in (*kept, *flows)], "kept messages and flows", report)
 
 
 def _check_leases(m: Machine, report: _Report) -> None:
@@ -320,6 +335,11 @@ def _check_deadlines(m: Machine, report: _Report) -> None:
             others.append((record.expires_at_ms, record))
     for queue in (*m.queues.values(), *m.dying.values()):
         others += [(key.expires_at_ms, key) for key in queue.keys.values() if key.wake_key]
+    others += [
+        (run.changed_at_ms + 3_600_000, run) for run in m.run_index.after(0) if not run.messages.live
+    ]
+    others += topic_laws.deadlines(m)
+    others += [(flow.ended_at_ms + 3_600_000, flow) for flow in m.flow_index.after(0) if flow.end_key]
     for what, heap, wanted in (
         ("lease deadlines", m.lease_deadlines, leases),
         ("deadlines", m.deadlines, others),
@@ -333,7 +353,7 @@ def _check_deadlines(m: Machine, report: _Report) -> None:
         report.law(
             told is not None and told <= max(min(due), m.clock_ms), f"next deadline {told}, due {min(due)}"
         )
-    if m.sweeps.live or m.resolving.live:
+    if m.sweeps.live or m.resolving.live or m.flow_work.live:
         report.law(told is not None and told <= m.clock_ms, f"next deadline {told} with sweeps owed")
 
 
@@ -341,7 +361,7 @@ def _deadline_of(message: Message) -> int | None:
     if message.lease is not None:
         return message.lease.expires_at_ms
     if message.state > LEASED:
-        return message.due_at_ms
+        return message.due_at_ms or None
     instants = [message.expires_at_ms] if message.expires_at_ms else []
     if message.state == DELAYED:
         instants.append(message.due_at_ms)

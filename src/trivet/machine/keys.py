@@ -122,9 +122,9 @@ def redriven(m: Machine, message: Message, origin: Queue) -> None:
     if nobody else holds it there.
     """
     key = message.draft.key
-    if key is None:
-        return
     queue = message.queue
+    if key is None or queue.topic is not None:  # a topic's message: the key is the topic's
+        return
     old = origin.keys.get(key)
     if old is not None and old.number != message.number:
         old = None

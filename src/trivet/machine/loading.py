@@ -13,6 +13,7 @@ from itertools import pairwise
 from trivet.machine.core import Machine
 from trivet.machine.persistent import MessageData
 from trivet.machine.state import READY, Message, Queue, ready_order, stored_bytes
+from trivet.machine.topics import shared
 
 RUN = 64
 """Messages that take their places at once: far below a slice (R9)."""
@@ -35,6 +36,7 @@ class Loader:
             data.state != READY
             or draft.group is not None
             or draft.key is not None
+            or (draft.extras is not None and draft.extras.run_id is not None)
             or data.expires_at_ms
             or data.history
             or data.epoch != queue.epoch
@@ -51,6 +53,8 @@ class Loader:
             at_ms = self._at_ms
         else:
             self._at_ms = at_ms
+        if queue.topic is not None:
+            draft = shared(queue.topic, draft)
         place = data.place
         self._run.append(
             Message(

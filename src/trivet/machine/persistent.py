@@ -102,6 +102,7 @@ class Header(Struct, array_like=True):
     settled_forgotten: int  # dropped before their time because of SETTLED_TOKENS_MAX
     retained_forgotten: int  # dropped before their time because of RETAINED_BYTES_MAX
     dead_forgotten: int  # dropped because of max_dead
+    runs_forgotten: int = 0  # dropped before their time because of RUNS_IDLE_MAX or RUNS_BYTES_MAX
 
 
 class MessageData(Struct, array_like=True, gc=False):

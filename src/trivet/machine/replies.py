@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from trivet.machine.run_commands import RunEventsAppended, RunReplayed
+
 
 class Refusal(Struct, array_like=True, frozen=True, tag=1):
     """Nothing changed. `code` is one of `errors.CODES`; `field` a JSON pointer into the request."""
@@ -108,7 +110,92 @@ class EffectState(Struct, array_like=True, frozen=True, tag=9):
     repeated: bool = False
 
 
-Reply = Refusal | Done | QueueSaved | Enqueued | Leased | SettledAll | MessageChanged | Redriven | EffectState
+class TopicSaved(Struct, array_like=True, frozen=True, tag=25):
+    name: str
+    created: bool
+
+
+class GroupSaved(Struct, array_like=True, frozen=True, tag=26):
+    """As `QueueSaved`, of the group's queue. `replayed`: retained entries a new group starts with."""
+
+    name: str
+    created: bool
+    revision: int
+    replayed: int = 0
+
+
+class Published(Struct, array_like=True, frozen=True, tag=27):
+    """`offsets`, aligned with the drafts; the position of a draft whose key came before is in `duplicates`.
+    `numbers`: for each of `groups` the message each other draft became. A group that is catching up is left
+    out: it gets these entries in their turn."""
+
+    offsets: tuple[int, ...]
+    duplicates: tuple[int, ...] = ()
+    groups: tuple[str, ...] = ()
+    numbers: tuple[tuple[int, ...], ...] = ()
+
+
+class Replayed(Struct, array_like=True, frozen=True, tag=28):
+    """`count` entries from `from_offset` on come again; `more`: not all of them with this command."""
+
+    count: int
+    from_offset: int
+    more: bool = False
+
+
+class ScheduleSaved(Struct, array_like=True, frozen=True, tag=30):
+    name: str
+    created: bool
+    revision: int
+
+
+class SlotEnd(Struct, array_like=True, frozen=True, gc=False):
+    """How one step of a schedule ended. `status`: fired | skipped | passed | blocked (`code`: what refused it;
+    the slot is still owed) | stale (changed, gone, paused, or decided before)."""
+
+    status: str
+    message: int | None = None
+    code: str | None = None
+
+
+class SlotsDecided(Struct, array_like=True, frozen=True, tag=31):
+    results: tuple[SlotEnd, ...]
+
+
+class ScheduleRun(Struct, array_like=True, frozen=True, tag=32):
+    message: int
+    state: str
+
+
+class FlowCreated(Struct, array_like=True, frozen=True, tag=35):
+    """`steps` are aligned with those asked for."""
+
+    flow: int
+    run_id: str
+    steps: tuple[EnqueuedOne, ...]
+
+
+Reply = (
+    Refusal
+    | Done
+    | QueueSaved
+    | Enqueued
+    | Leased
+    | SettledAll
+    | MessageChanged
+    | Redriven
+    | EffectState
+    | ScheduleSaved
+    | SlotsDecided
+    | ScheduleRun
+    | TopicSaved
+    | GroupSaved
+    | Published
+    | Replayed
+    | FlowCreated
+    | RunEventsAppended
+    | RunReplayed
+)
 
 
 class Answer(Struct, array_like=True, frozen=True):

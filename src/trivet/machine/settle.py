@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from trivet.limits import ERROR_BYTES_MAX, SETTLE_WINDOW_MS
-from trivet.machine import bulk, ids, intake, ledger, transitions
+from trivet.machine import bulk, flow_steps, ids, intake, ledger, transitions
 from trivet.machine.commands import Ack, AckItem, Nack, NackItem, Release, Token
 from trivet.machine.persistent import SettledToken
 from trivet.machine.replies import EnqueuedOne, Refusal, Settled, SettledAll
@@ -104,7 +104,7 @@ def _ack_one(m: Machine, message: Message, item: AckItem) -> None:
         ledger.commit_in_ack(m, message, item.effects)
     message.result = item.result
     # A message that leaves at once needs no history: nobody can read it.
-    if message.history or transitions.retention_ms(m, message, DONE):
+    if message.history or message.number in m.flow_steps or transitions.retention_ms(m, message, DONE):
         transitions.end_lease(m, message, "acked")
     elif fence in m.lease_effects:
         ledger.on_lease_ended(m, message)
@@ -168,10 +168,11 @@ def _nack_one(m: Machine, message: Message, item: NackItem) -> Settled:
         transitions.finish(m, message, DEAD, reason="rejected")
     else:
         transitions.fail(m, message, item.delay_ms)
+    due_at_ms = {DELAYED: message.due_at_ms, READY: m.clock_ms}.get(message.state)
     answer = Settled(
         "dead" if message.state == DEAD else "nacked",
         state=STATE_NAMES[message.state],
-        deliver_at_ms=message.due_at_ms if message.state == DELAYED else None,
+        deliver_at_ms=due_at_ms,
         cancelled=marked,
     )
     _remember(m, fence, message, answer)
@@ -209,6 +210,8 @@ def _release_one(m: Machine, message: Message) -> Settled:
         transitions.finish(m, message, CANCELLED)
     elif 0 < message.expires_at_ms <= m.clock_ms:
         transitions.finish(m, message, DEAD, reason="expired")
+    elif flow_steps.stopped(m, message):
+        transitions.finish(m, message, CANCELLED)
     else:
         transitions.make_ready(m, message, place=message.place)
     answer = RELEASED

@@ -16,13 +16,14 @@ swept), ``messages`` (number → Message), ``leases`` (fence → leased Message)
 leases that ended by expiry), ``effects`` (effect id → EffectRecord), ``effect_fences`` (fence →
 EffectRecord), ``effect_index`` (Index of the same by number), ``replies`` and ``settled`` (Fifos), ``sweeps`` and
 ``resolving`` (Index of Sweep by number: all kinds but SWEEP_DEPENDENTS, and that one),
-``dependents`` (message number → Index of the blocked messages that wait for it).
+``topics`` (name → Topic), ``topics_by_number`` (also the deleted ones that are still being swept),
+``catching_up`` (uid of a group's queue → its Sweep), ``dependents`` (message number → Index of the blocked messages that wait for it).
 """
 
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -30,6 +31,9 @@ from trivet.machine.commands import Backoff, Draft, Extras, QueueConfig
 from trivet.machine.order import Index, LazyHeap
 from trivet.machine.persistent import Attempt, LeaseInfo, ProgressNote, Totals
 from trivet.machine.tables import TextTable
+
+if TYPE_CHECKING:
+    from trivet.machine.topic_records import Topic
 
 # --- the states of a message (R19) ------------------------------------------------------------------
 BLOCKED, DELAYED, READY, LEASED, DONE, DEAD, CANCELLED = range(7)
@@ -42,7 +46,7 @@ WAITING_MAX = READY  # state <= WAITING_MAX: waiting, to be purged; state <= LEA
 DEAD_REASONS = ("max_attempts", "expired", "rejected", "dependency_failed", "queue_full")
 
 # --- kinds of wake-ups: the low bits of a wake key ----------------------------------------------------
-WAKE_MESSAGE, WAKE_LEASE, WAKE_KEY, WAKE_EFFECT, WAKE_GRANT = range(5)
+WAKE_MESSAGE, WAKE_LEASE, WAKE_KEY, WAKE_EFFECT, WAKE_GRANT, WAKE_RUN, WAKE_TOPIC, WAKE_FLOW = range(8)
 WAKE_BITS = 3
 WAKE_MASK = (1 << WAKE_BITS) - 1
 
@@ -169,6 +173,7 @@ class Queue:
         "ready",
         "ready_bytes",
         "revision",
+        "topic",
         "totals",
         "uid",
         "waiting_bytes",
@@ -204,6 +209,7 @@ class Queue:
         self.busy: dict[str, Group] = {}  # groups with a lease
         self.keys: TextTable[KeyRecord] = TextTable()  # idempotency keys (R16)
         self.key_index: Index[KeyRecord] = Index()  # the same, by the number of the key's message
+        self.topic: Topic | None = None  # whose consumer group this is, while both are there
 
     @property
     def bytes(self) -> int:
@@ -338,6 +344,8 @@ SWEEP_DEAD = "dead"  # dead messages with an old dead_epoch
 SWEEP_DELETED = "deleted"  # a deleted queue: its messages, then its keys
 SWEEP_EXCESS = "excess"  # dead messages above a lowered max_dead
 SWEEP_DEPENDENTS = "dependents"  # tell the dependents of `message` that it ended
+SWEEP_CATCH_UP = "catch_up"  # a topic's group: the entries behind `cursor`; those to `upto` it has had before
+SWEEP_TOPIC = "topic"  # a deleted topic: its entries, then its keys
 
 
 class Sweep(Struct, eq=False):
@@ -348,7 +356,7 @@ class Sweep(Struct, eq=False):
 
     number: int
     kind: str
-    queue: int  # uid, 0 for SWEEP_DEPENDENTS
+    queue: int  # uid, 0 for SWEEP_DEPENDENTS; of SWEEP_TOPIC the topic's
     cursor: int
     upto: int
     mark: int

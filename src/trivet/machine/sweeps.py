@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trivet.machine import dependencies, grouping, keys, ledger, transitions
+from trivet.machine import (
+    dependencies,
+    flow_steps,
+    grouping,
+    keys,
+    ledger,
+    publishing,
+    runs,
+    topics,
+    transitions,
+)
+from trivet.machine.persistent import LeaseInfo
 from trivet.machine.state import (
     BLOCKED,
     CANCELLED,
     DEAD,
     LEASED,
+    SWEEP_CATCH_UP,
     SWEEP_DEAD,
     SWEEP_DELETED,
     SWEEP_EXCESS,
     SWEEP_PURGE,
+    SWEEP_TOPIC,
     WAITING_MAX,
     Message,
     Queue,
@@ -37,8 +50,18 @@ def run(m: Machine, budget: int) -> int:
         sweep = m.sweeps.first()
         if sweep is None:
             break
+        if sweep.kind == SWEEP_CATCH_UP:
+            handled += publishing.catch_up(m, sweep, budget - handled)
+            continue
         queue = m.by_uid.get(sweep.queue)
         m.touch(sweep)
+        if sweep.kind == SWEEP_TOPIC:
+            done = topics.remove_some(m, m.topics_by_number[sweep.queue], budget - handled)
+            if done < budget - handled:
+                m.sweeps.discard(sweep.number)
+                done += 1
+            handled += done
+            continue
         if queue is None or (queue.deleted and sweep.kind != SWEEP_DELETED):
             m.sweeps.discard(sweep.number)  # the queue's own deletion takes care of everything
             handled += 1
@@ -98,12 +121,13 @@ def remove_gone(m: Machine, message: Message) -> None:
     elif message.state == LEASED:
         m.touch(message)
         ledger.on_lease_ended(m, message)
-        assert message.lease is not None
-        del m.leases[message.lease.fence]
+        lease = message.lease
+        assert lease is not None
+        del m.leases[lease.fence]
         message.lease = None
         message.wake_key = 0
         m.lease_deadlines.drop()
-        _gone(m, message)
+        _gone(m, message, lease)
     else:
         m.touch(message)
         transitions.leave(m, message)
@@ -129,11 +153,15 @@ def _remove_dead(m: Machine, message: Message) -> None:
     transitions.forget(m, message)
 
 
-def _gone(m: Machine, message: Message) -> None:
-    """An unfinished message was removed: for its key and its dependents it counts as cancelled."""
-    message.state = CANCELLED
+def _gone(m: Machine, message: Message, lease: LeaseInfo | None = None) -> None:
+    """An unfinished message was removed: for its key, its run and its dependents it counts as cancelled."""
+    origin, message.state = message.state, CANCELLED
+    if runs.run_id_of(message) is not None:
+        runs.moved(m, message, origin, lease, "queue_deleted" if message.queue.deleted else "purged")
     m.hints.finished[message.number] = message
     if message.number in m.dependents:
         dependencies.ended(m, message.number, failed=True)
+    if message.number in m.flow_steps:
+        flow_steps.ended(m, message, CANCELLED)
     keys.finished(m, message)
     transitions.forget(m, message)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trivet.limits import ATTEMPTS_KEPT
-from trivet.machine import dependencies, grouping, keys, ledger
+from trivet.machine import dependencies, flow_steps, grouping, keys, ledger, runs
 from trivet.machine.backoff import delay_ms
 from trivet.machine.persistent import Attempt, LeaseInfo
 from trivet.machine.state import (
@@ -71,9 +71,13 @@ def move(m: Machine, message: Message, to: int) -> None:
     if m.walk_mark:
         m.touch(message)
         m.touch(message.queue)
+    origin = message.state
+    lease = message.lease if origin == LEASED else None
     leave(m, message)
     message.state = to
     enter(m, message)
+    if message.draft.extras is not None and message.draft.extras.run_id is not None:
+        runs.moved(m, message, origin, lease)
 
 
 def leave(m: Machine, message: Message) -> None:
@@ -105,7 +109,7 @@ def leave(m: Machine, message: Message) -> None:
         if state == DEAD:
             queue.dead.discard(message.number)
             queue.dead_order.drop()
-        else:
+        elif message.due_at_ms:
             m.retained.drop()
             m.retained_bytes -= m.retained_size(message)
 
@@ -174,12 +178,18 @@ def enter(m: Machine, message: Message) -> None:
         if message.draft.group is not None:
             _enter_group(m, message)
         return
-    message.end_key = message.place
     if state == DEAD:
         message.epoch = queue.dead_epoch
+        message.end_key = message.place
         queue.dead.add(message.number, message)
         queue.dead_order.push(message.place, message)
-    else:
+    if message.due_at_ms:  # else its flow keeps it
+        _enter_kept(m, message)
+
+
+def _enter_kept(m: Machine, message: Message) -> None:
+    if message.state != DEAD:
+        message.end_key = message.place
         m.retained.push(message.place, message)
         m.retained_bytes += m.retained_size(message)
     m.arm(message, message.due_at_ms, WAKE_MESSAGE)
@@ -187,6 +197,7 @@ def enter(m: Machine, message: Message) -> None:
 
 def load(m: Machine, message: Message) -> None:
     """Put a message of a snapshot where it was. What a sweep still has to remove is in fewer sets."""
+    runs.loaded(m, message)
     state = message.state
     if not is_gone(message) or state in (LEASED, DONE, CANCELLED):
         enter(m, message)
@@ -286,6 +297,8 @@ def fail(m: Machine, message: Message, delay: int | None) -> None:
         finish(m, message, DEAD, reason="expired")
     elif 0 < max_attempts_of(message) <= message.attempt:
         finish(m, message, DEAD, reason="max_attempts")
+    elif flow_steps.stopped(m, message):
+        finish(m, message, CANCELLED)
     else:
         if delay is None:
             delay = delay_ms(backoff_of(message), message.number, message.attempt, m.secret)
@@ -335,17 +348,35 @@ def finish(m: Machine, message: Message, to: int, *, reason: str | None = None) 
         dependencies.ended(m, number, failed=to != DONE)
     if message.draft.key is not None:
         keys.finished(m, message)
-    if keep or to == DEAD:
+    held = number in m.flow_steps  # until its flow ends, for those that wait for its result
+    if keep or to == DEAD or held:
         message.finished_at_ms = m.clock_ms
-        message.due_at_ms = m.clock_ms + keep
+        message.due_at_ms = 0 if held else m.clock_ms + keep
         message.dead_reason = reason
         message.place = m.new_place()
         move(m, message, to)
+        if held:
+            flow_steps.ended(m, message, to)
         if to == DEAD and queue.counts[DEAD] > queue.config.max_dead:
             drop_oldest_dead(m, queue)
     else:
+        origin, lease = message.state, message.lease
         leave(m, message)
         message.state = to
+        if runs.run_id_of(message) is not None:
+            runs.moved(m, message, origin, lease)
+        forget(m, message)
+
+
+def give_back(m: Machine, message: Message) -> None:
+    """The flow of a finished message ended: it is kept as if it had finished now."""
+    m.touch(message)
+    keep = retention_ms(m, message, message.state)
+    if keep or message.state == DEAD:
+        message.due_at_ms = m.clock_ms + keep
+        _enter_kept(m, message)
+    else:
+        leave(m, message)
         forget(m, message)
 
 
@@ -377,6 +408,8 @@ def forget(m: Machine, message: Message) -> None:
                 m.expired.pop(attempt.fence, None)
     if message.draft.key is not None:
         keys.forgotten(m, message)
+    if runs.run_id_of(message) is not None:
+        runs.left(m, message)
 
 
 # --- changes inside a state ---------------------------------------------------------------------------

@@ -12,11 +12,12 @@ from heapq import nsmallest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trivet.limits import ANSWER_BYTES_MAX
-from trivet.machine import ledger
-from trivet.machine.commands import Backoff
+from trivet.machine import flow_steps, ledger
+from trivet.machine.commands import Backoff, Draft
 from trivet.machine.ids import encode_token, message_id
 from trivet.machine.persistent import Attempt
 from trivet.machine.replies import EnqueuedOne, Grant
+from trivet.machine.runs import REPLAY
 from trivet.machine.state import (
     BLOCKED,
     DEAD,
@@ -154,6 +155,9 @@ def leased(m: Machine, grant: Grant) -> dict[str, Any] | None:
     shown = _basics(found)
     shown["lease_token"] = encode_token(grant.fence, grant.mac)
     shown["lease_expires_at_ms"] = found.lease.expires_at_ms
+    parents = flow_steps.parents(m, found)
+    if parents is not None:
+        shown["parents"] = {step: None if data is None else Result(data) for step, data in parents.items()}
     return shown
 
 
@@ -275,7 +279,7 @@ def redrive_candidates(
             return numbers, last
         last = each.number
         if m.find(last) is each and (reason is None or each.dead_reason == reason):
-            numbers.append(last)
+            numbers += [last] if flow_steps.may_redrive(each) else []
     return numbers, None
 
 
@@ -327,14 +331,24 @@ def _basics(found: Message) -> dict[str, Any]:
     if found.expires_at_ms:
         shown["expires_at_ms"] = found.expires_at_ms
     if found.origin is not None:
-        shown["origin"] = {"type": found.origin[0], "queue": found.origin[1]}
+        shown["origin"] = _origin(*found.origin)
     if draft.extras is not None:
-        shown.update(_envelope(found))
+        shown.update(envelope(found.draft))
     return shown
 
 
-def _envelope(found: Message) -> dict[str, Any]:
-    extras = extras_of(found.draft)
+def _origin(kind: str, name: str) -> dict[str, Any]:
+    """Where a message comes from: of a flow's its id, of a replay's the message, else the queue."""
+    if kind == REPLAY:
+        return {"type": kind, "message_id": name}
+    if kind in (flow_steps.SAGA, flow_steps.FLOW):
+        return {"type": flow_steps.FLOW, "flow_id": name}
+    return {"type": kind, "flow_id" if kind == flow_steps.COMPENSATION else "queue": name}
+
+
+def envelope(draft: Draft) -> dict[str, Any]:
+    """The rarer fields that a message or an entry shows."""
+    extras = extras_of(draft)
     shown: dict[str, Any] = {}
     for name in _ENVELOPE:
         value = getattr(extras, name)
@@ -346,7 +360,7 @@ def _envelope(found: Message) -> dict[str, Any]:
     return shown
 
 
-_ENVELOPE = ("run_id", "step_id", "parent_step_id", "tenant_id", "user_id", "traceparent")
+_ENVELOPE = ("run_id", "step_id", "parent_step_id", "tenant_id", "user_id", "traceparent", "topic", "offset")
 
 
 def _shown(found: Message) -> dict[str, Any]:

@@ -20,9 +20,23 @@ from msgspec import UNSET
 from trivet.consensus.port import Applied, NotProposed, Outcome, Unknown
 from trivet.errors import TrivetError
 from trivet.limits import ENTRY_BYTES_TARGET
-from trivet.machine import keys
-from trivet.machine.commands import MACHINE_VERSION, Ack, Command, EffectBegin, Enqueue, Lease, Request
+from trivet.machine import keys, publishing
+from trivet.machine.commands import (
+    MACHINE_VERSION,
+    Ack,
+    Command,
+    EffectBegin,
+    Enqueue,
+    FireSchedules,
+    Lease,
+    Publish,
+    PutGroup,
+    ReplayGroup,
+    Request,
+    RunSchedule,
+)
 from trivet.machine.replies import Answer, Refusal
+from trivet.machine.run_commands import AppendRunEvents, ReplayRun
 from trivet.units import MIB, SECOND_MS, Clock
 from trivet.wire.entry import encode_command, encode_request, join_entry, join_request
 
@@ -38,6 +52,8 @@ WAITING_MAX = 50_000
 OFFER_DEADLINE_S = 5.0  # an offer no entry took by then ends as definitely not applied
 BARRIER_DEADLINE_S = 5.0
 _SWEEP_S = 0.5
+# Commands that make messages: refused under pressure (R10).
+ADDS = (AppendRunEvents, Enqueue, FireSchedules, Publish, ReplayGroup, ReplayRun, RunSchedule)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +209,11 @@ class Broker:
                 limit=WAITING_MAX,
                 retry_after_ms=SECOND_MS,
             )
-        adds = isinstance(command, Enqueue) or (isinstance(command, Ack) and bool(command.enqueue))
+        adds = isinstance(command, ADDS)
+        if isinstance(command, Ack):
+            adds = bool(command.enqueue)
+        elif isinstance(command, PutGroup):
+            adds = command.from_at_ms is not None or command.from_offset is not None
         if self.host.draining and (adds or isinstance(command, Lease | EffectBegin)):
             return TrivetError("draining", "this node is stopping and takes no new work")
         if not adds:
@@ -219,6 +239,8 @@ class Broker:
         if request.request_id is not None and machine.replies.get(request.request_id) is not None:
             return True
         command = request.command
+        if isinstance(command, Publish):
+            return publishing.is_repeat(machine, command)
         if not isinstance(command, Enqueue):
             return False
         queue = machine.queues.get(command.queue)

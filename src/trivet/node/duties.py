@@ -1,4 +1,4 @@
-"""What a node does by itself: the cluster's first command, expiry, snapshots, and the watermarks (R1, R10).
+"""What a node does by itself: the cluster's first command, expiry, schedules, snapshots, and the watermarks (R1, R2, R10).
 
 Called from the driver's timer, at most 20 ms apart; each call is quick. Nothing here decides what expires:
 the machine does, when the `Expire` command is applied. One command of a kind is on its way at a time.
@@ -13,10 +13,12 @@ from typing import Protocol
 from trivet.errors import TrivetError
 from trivet.limits import EXPIRE_BATCH_MAX
 from trivet.machine.commands import Command, Expire, Genesis
-from trivet.machine.replies import Done
+from trivet.machine.replies import Done, SlotsDecided
+from trivet.machine.schedules import Schedules
 from trivet.node.broker import Committed
 from trivet.node.memory import MemoryGauge
 from trivet.node.stamps import Stamper
+from trivet.node.timekeeper import Timekeeper
 from trivet.observability.logs import Events, Log
 from trivet.units import SECOND_MS, Clock
 
@@ -25,6 +27,8 @@ SECRET_BYTES = 32
 FRUITLESS_SECONDS = 0.1  # pause after an expiry that found nothing, so that it cannot spin
 WATERMARK_SECONDS = 0.5
 HAND_OVER_SECONDS = 2.0
+SLOTS_SECONDS = 0.003  # for computing slots, each time (R25)
+REFUSED_SECONDS = 1.0  # pause before slots are offered again to a node that takes no new messages
 
 End = Callable[[Committed | TrivetError], None]
 
@@ -53,6 +57,7 @@ class Ledger(Protocol):
 
     cluster_id: str
     clock_ms: int
+    schedules: Schedules
 
     def next_deadline_ms(self) -> int | None: ...
 
@@ -96,6 +101,7 @@ class DutySettings:
     disk_reserve_bytes: int
     disk_floor_bytes: int
     lease_grace_ms: int = LEASE_GRACE_MS
+    auto_create_queues: bool = True
 
 
 class Duties:
@@ -129,10 +135,14 @@ class Duties:
         self._log = log
         self.pressure = Pressure(memory_limit_bytes=memory.limit_bytes)
         self.expired = 0  # things expiry handled since the start
+        self.fired = 0  # slots that got their message from this node as leader
         self.alarms: list[str] = []
         self._office_since: float | None = None
         self._busy: set[str] = set()  # duties whose command is on its way; only ever looked up
         self._expire_after = 0.0
+        self._timekeeper = Timekeeper(settings.auto_create_queues, self._slots_took_long)
+        self._slots_since = 0.0
+        self._fire_after = 0.0
         self._watermarks_at = 0.0
         self._handed_over_at = 0.0
         self._snapshot_index = -1
@@ -159,6 +169,7 @@ class Duties:
             self._propose_genesis()
         else:
             self._expire(now)
+            self._fire(now)
 
     def take_office(self) -> None:
         """Called in the turn in which this node becomes able to propose, before anything is stamped.
@@ -168,7 +179,7 @@ class Duties:
         """
         self._stamper.take_office(self._machine().clock_ms)
         self._office_since = self._clock.monotonic()
-        self._expire_after = 0.0
+        self._expire_after = self._fire_after = 0.0
         if not self._machine().cluster_id:
             self._propose_genesis()
 
@@ -235,6 +246,30 @@ class Duties:
         elif not reply.count:
             # Due, but nothing to do yet: leases inside the grace, or a deadline earlier than true.
             self._expire_after = self._clock.monotonic() + FRUITLESS_SECONDS
+
+    def _fire(self, now: float) -> None:
+        """Schedules that are due. What a full or paused queue refuses is the machine's to try again."""
+        if now < self._fire_after or "fire" in self._busy:
+            return
+        machine = self._machine()
+        self._slots_since = now
+        command = self._timekeeper.next_command(machine.schedules, self._stamper.peek_ms(machine.clock_ms))
+        if command is not None:
+            self._propose("fire", command, self._fire_ended)
+
+    def _slots_took_long(self) -> bool:
+        return self._clock.monotonic() - self._slots_since > SLOTS_SECONDS
+
+    def _fire_ended(self, result: Committed | TrivetError) -> None:
+        if not isinstance(result, TrivetError):
+            reply = result.answer.reply
+            assert isinstance(reply, SlotsDecided)
+            self.fired += sum(end.status == "fired" for end in reply.results)
+            return
+        refused = result.code in ("memory_pressure", "disk_full", "overloaded")
+        self._fire_after = self._clock.monotonic() + (REFUSED_SECONDS if refused else FRUITLESS_SECONDS)
+        if not refused and result.code not in ("lost_leadership", "draining", "outcome_unknown", "no_leader"):
+            self._log(Events.DUTY_FAILED, duty="fire", reason=result.code)
 
     # --- watermarks -------------------------------------------------------------------------------------
 

@@ -158,6 +158,7 @@ class Node:
                 snapshot_bytes=config.storage.snapshot_bytes,
                 disk_reserve_bytes=config.storage.disk_reserve_bytes,
                 disk_floor_bytes=self._disk_floor_bytes,
+                auto_create_queues=config.api.auto_create_queues,
             ),
             log=self.log,
         )
@@ -182,7 +183,7 @@ class Node:
         """What waits and is leased, as the queues count it, and the records."""
         machine = self.applier.machine
         bodies = sum(queue.bytes for queue in machine.queues.values())
-        return bodies + MESSAGE_BYTES * len(machine.messages)
+        return bodies + MESSAGE_BYTES * len(machine.messages) + machine.run_bytes
 
     def _on_timer(self) -> None:
         self.duties.on_timer()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # Why there is nothing to wait for any more; or the message as it ended, if it is not kept; or None: look again.
 _News = asyncio.Future[TrivetError | dict[str, Any] | None]
 
-FINISHED = ("done", "dead", "cancelled")
+FINISHED = ("done", "dead", "cancelled", "compensated", "failed")  # of messages and of flows
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +81,32 @@ class Waiters:
         self._by_request: dict[str, _Poll] = {}
         self._endings: dict[int, set[_News]] = {}  # message number: who waits for its end
         self._callers = 0
+        self._streams = 0
         self._news = 0
         broker.on_effects.append(self._effects)
         broker.on_role.append(self._role)
 
     @property
     def parked(self) -> int:
-        """Requests waiting now."""
-        return self._callers + sum(map(len, self._endings.values()))
+        """Requests waiting now, streams too."""
+        return self._callers + self._streams + sum(map(len, self._endings.values()))
+
+    def take_place(self) -> None:
+        """A stream begins. Raises `overloaded`."""
+        self._check_room()
+        self._streams += 1
+
+    def give_place(self) -> None:
+        self._streams -= 1
+
+    def _check_room(self) -> None:
+        if self.parked >= self._parked_max:
+            raise TrivetError(
+                "overloaded",
+                "too many requests wait on this node",
+                limit=self._parked_max,
+                retry_after_ms=SECOND_MS,
+            )
 
     # --- leasing ------------------------------------------------------------------------------------
 
@@ -131,13 +149,7 @@ class Waiters:
         """Into the line, and to be dealt to; a caller without a wait is answered here if nothing is."""
         if self._broker.host.draining:
             raise TrivetError("draining", "this node is stopping and grants no more leases")
-        if self.parked >= self._parked_max:
-            raise TrivetError(
-                "overloaded",
-                "too many requests wait on this node",
-                limit=self._parked_max,
-                retry_after_ms=SECOND_MS,
-            )
+        self._check_room()
         poll.callers.append(caller)
         self._callers += 1
         self._park(poll)
@@ -309,7 +321,7 @@ class Waiters:
         if not poll.busy:
             self._answer(poll, caller, None)
 
-    # --- waiting for a message's end ----------------------------------------------------------------------
+    # --- waiting for the end of a message or a flow ----------------------------------------------------------------------
 
     async def message(
         self, number: int, wait_ms: int, look: Callable[[Machine], dict[str, Any] | None], *, local: bool
@@ -328,10 +340,7 @@ class Waiters:
                 left = deadline - self._broker.clock.monotonic()
                 if found is None or found["state"] in FINISHED or left <= 0:
                     return found, 0.0
-                if self.parked >= self._parked_max:
-                    raise TrivetError(
-                        "overloaded", "too many requests wait on this node", retry_after_ms=1000
-                    )
+                self._check_room()
                 self._endings.setdefault(number, set()).add(news)
                 return found, left
 
@@ -361,6 +370,10 @@ class Waiters:
             for news in self._endings[number]:
                 if not news.done():
                     news.set_result(None if last is None else {**last, "as_of": machine.applied_index})
+        for number in self._endings.keys() & set(effects.flows) if self._endings else ():
+            for news in self._endings[number]:
+                if not news.done():
+                    news.set_result(None)
         for name in effects.deleted:
             # Those with a lease on its way get their answer from the machine.
             for poll in [poll for poll in self._lines.get(name, ()) if not poll.busy]:

@@ -88,6 +88,7 @@ class Watcher:
         self._office: int | None = None  # the term in which this node leads and has caught up
         self._refusals: dict[str, float] = {}
         self._totals: dict[int, tuple[int, ...]] = {}  # by queue uid, as of the last scrape
+        self._forgotten: dict[str, int] = {}
         node.meters.on_scrape(self._refresh)
 
     # --- turns ------------------------------------------------------------------------------------------
@@ -297,6 +298,13 @@ class Watcher:
         self._totals = seen
         for event, count in zip(Totals.__struct_fields__, sums, strict=True):
             meters.inc(m.MESSAGES, max(0, count), event=event)
+        machine = self._node.machine
+        for what in ("settled", "retained", "dead", "runs"):
+            count = getattr(machine, what + "_forgotten")
+            meters.inc(m.FORGOTTEN, max(0, count - self._forgotten.get(what, 0)), what=what)
+            self._forgotten[what] = count
+        meters.set(m.RUNS, len(machine.runs))
+        meters.set(m.RUN_EVENT_BYTES, machine.run_bytes)
 
     def _refresh_queues(self, meters: Metrics) -> None:
         """The first `QUEUE_LABELS_MAX` queues by name: a label for each of ten thousand would drown a scrape."""

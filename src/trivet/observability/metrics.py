@@ -105,6 +105,14 @@ QUEUE_OLDEST_SECONDS = _declare(
     "gauge", "trivet_queue_oldest_ready_age_seconds", "Age of the oldest ready message.", ("queue",)
 )
 QUEUES = _declare("gauge", "trivet_queues", "Queues that exist.")
+FORGOTTEN = _declare(
+    "counter",
+    "trivet_forgotten_total",
+    "What left before its time because there was too much of it: settled tokens, kept results, dead letters, runs.",
+    ("what",),
+)
+RUNS = _declare("gauge", "trivet_runs", "Runs that are remembered.")
+RUN_EVENT_BYTES = _declare("gauge", "trivet_run_event_bytes", "Bytes of the events of all runs.")
 
 # --- http ---------------------------------------------------------------------------------------------
 REQUESTS = _declare(

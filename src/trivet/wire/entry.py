@@ -37,7 +37,7 @@ class MalformedEntry(ValueError):
 
 
 class UnsupportedEntry(ValueError):
-    """Written by a newer Trivet: the format or the machine version is unknown here (R32)."""
+    """Written by another Trivet: the format or the machine version is unknown here (R32)."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -99,8 +99,10 @@ class EntryReader:
         _, reserved, self.version, self.count, self.now_ms = _HEADER.unpack_from(data)
         if reserved:
             raise MalformedEntry(f"reserved header byte is {reserved}")
-        if not 1 <= self.version <= MACHINE_VERSION:
-            raise UnsupportedEntry(f"machine version {self.version}, this node knows 1 to {MACHINE_VERSION}")
+        if self.version != MACHINE_VERSION:
+            raise UnsupportedEntry(
+                f"an entry of machine version {self.version}, this node knows only {MACHINE_VERSION}"
+            )
         self.left: int = self.count
         self._data = memoryview(data)
         self._at = _HEADER.size

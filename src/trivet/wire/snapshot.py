@@ -195,10 +195,10 @@ class SnapshotReader:
     def _on_header(self) -> None:
         unit = self._take_unit()
         self.header = _decode(unit[_START.size :], SnapshotHeader, "header")
-        if not 1 <= self.header.machine_version <= MACHINE_VERSION:
+        if self.header.machine_version != MACHINE_VERSION:
             raise ValueError(
                 f"snapshot of machine version {self.header.machine_version}, "
-                f"this node knows 1 to {MACHINE_VERSION}"
+                f"this node knows only {MACHINE_VERSION}"
             )
         self._wanted = _BLOCK.size
         self._parse = self._on_block_start

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 import msgpack
 
+from tests.conformance.described import Described
+
 RETRIES = {"never", "elsewhere", "later", "same_key"}
 STATUS_OF = {
     "invalid_argument": 400,
@@ -129,6 +131,13 @@ def check_manners(reply: Reply) -> None:
             assert answer["index"] >= 1 and answer["seq"] >= 0 and answer["term"] >= 1
 
 
+_DESCRIBED: list[Described] = []
+
+
+def _lower(headers: http.client.HTTPMessage) -> list[tuple[str, str]]:
+    return [(name.lower(), value) for name, value in headers.items()]
+
+
 class Api:
     """One node's HTTP API; a connection per call, so that calls from threads never share one."""
 
@@ -163,7 +172,19 @@ class Api:
         finally:
             connection.close()
         check_manners(reply)
+        self._described().check(method, path, reply.status, dict(_lower(reply.headers)), reply.raw)
         return reply
+
+    def _described(self) -> Described:
+        """The description the nodes give of themselves, asked for once; every answer is held against it."""
+        if not _DESCRIBED:
+            connection = http.client.HTTPConnection(self.host, self.port, timeout=15)
+            try:
+                connection.request("GET", "/v1/openapi.json")
+                _DESCRIBED.append(Described(json.loads(connection.getresponse().read())))
+            finally:
+                connection.close()
+        return _DESCRIBED[0]
 
     def get(self, path: str, **more: Any) -> Reply:
         return self.call("GET", path, **more)

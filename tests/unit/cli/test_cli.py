@@ -37,6 +37,13 @@ def test_exit_codes(error: QueueFull, code: Exit) -> None:
     assert exit_code(error) is code
 
 
+def test_the_api_description_is_printed_without_a_node() -> None:
+    code, text = run("openapi")
+    assert code == 0 and json.loads(text)["openapi"].startswith("3.1")
+    code, text = run("openapi", "--page")
+    assert code == 0 and text.startswith("<!doctype html>")
+
+
 def test_the_help_names_every_exit_code() -> None:
     code, text = run("--help")
     assert code == 0 and all(f"{one.value} " in text for one in Exit)

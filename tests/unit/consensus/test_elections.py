@@ -252,3 +252,15 @@ def test_the_list_of_elections_says_why() -> None:
     last = second.replica.status().elections[-1]
     assert (last.leader, last.reason) == (second.name, f"connection to {first.name} lost")
     assert len(second.replica.status().elections) == 2
+
+
+def test_who_hands_over_says_so_in_its_own_list() -> None:
+    lab = Lab()
+    first = lab.leader()
+    target = lab.followers()[0]
+    lab.run(0.2)
+    assert first.replica.transfer(target.name)
+    lab.until(lambda: first.replica.leader == target.name, 2)
+    last = first.replica.status().elections[-1]
+    assert (last.leader, last.reason) == (target.name, f"handed over to {target.name}")
+    assert target.replica.status().elections[-1].reason == f"handed over by {first.name}"

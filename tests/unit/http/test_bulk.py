@@ -12,7 +12,7 @@ from trivet.http import schema as s
 from trivet.http.call import _command_bytes
 from trivet.http.codec import JSON, MSGPACK, Codec
 from trivet.machine import views
-from trivet.machine.commands import Draft, Enqueue, Extras, Genesis, Lease, Request
+from trivet.machine.commands import MACHINE_VERSION, Draft, Enqueue, Extras, Genesis, Lease, Request
 from trivet.machine.core import Machine
 from trivet.machine.ids import decode_token, decode_tokens, encode_token
 from trivet.machine.replies import EnqueuedOne, Leased, Settled
@@ -157,7 +157,7 @@ DRAFTS = [
 @pytest.mark.parametrize("media", MEDIA)
 def test_the_answer_to_a_lease(media: str) -> None:
     machine = Machine()
-    machine.begin_entry(1, 1_700_000_000_000, 1)
+    machine.begin_entry(1, 1_700_000_000_000, MACHINE_VERSION)
     machine.apply(Request(Genesis("c", b"s" * 32, ("n1",))))
     queue = "q" * 100
     machine.apply(Request(Enqueue(queue, tuple(DRAFTS))))

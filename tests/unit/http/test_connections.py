@@ -44,6 +44,8 @@ def test_a_head_that_does_not_come() -> None:
         status, headers, body = await answer_of(reader)
         assert (status, json.loads(body)["code"]) == (408, "request_timeout")
         assert headers["content-type"] == "application/problem+json"
+        told = {"trivet-node", "trivet-role", "trivet-term", "trivet-index", "trivet-request-id"}
+        assert told <= headers.keys(), "every answer says who gave it"
         await closed(reader)
         writer.close()
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
+import pytest
 
 from tests.loopback import Loopback, serving
 from trivet.consensus.port import NotProposed, Unknown
@@ -154,6 +155,36 @@ def test_a_leader_that_cannot_be_reached() -> None:
             assert len(reached) == 3, "each was sent once (R35)"
             status, _, told = await call(session, "GET", there + "/v1/queues/q")
             assert (status, told["code"]) == (503, "no_leader")
+            silent.close()
+            await silent.wait_closed()
+
+    run(test)
+
+
+def test_a_leader_that_left_office_without_a_word_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R34: a lost machine sends no reset. One that is still there ends what waits by itself."""
+    monkeypatch.setattr("trivet.http.leader.LEFT_OFFICE_S", 0.2)
+
+    async def test(session: aiohttp.ClientSession) -> None:
+        node = Loopback("n2")
+        async with serving(node, Settings(follower_mode="forward")) as there:
+            writers: list[asyncio.StreamWriter] = []
+            silent = await asyncio.start_server(lambda _, writer: writers.append(writer), "127.0.0.1", 0)
+            node.urls["n1"] = f"http://127.0.0.1:{silent.sockets[0].getsockname()[1]}"
+            for method, path, expected in (
+                ("POST", "/v1/queues/q/lease", (504, "outcome_unknown", "same_key")),
+                ("GET", "/v1/queues/q", (503, "no_leader", "elsewhere")),
+            ):
+                node.change(role="follower", leader="n1")
+                asked = asyncio.create_task(call(session, method, there + path, {"consumer": "c"}))
+                await asyncio.sleep(0.4)
+                assert not asked.done(), "it leads: its answer may take its time"
+                node.change(role="follower", leader=None)
+                async with asyncio.timeout(5):
+                    status, _, told = await asked
+                assert (status, told["code"], told["retry"]) == expected
+            for writer in writers:
+                writer.close()
             silent.close()
             await silent.wait_closed()
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from trivet.machine import topics
 from trivet.machine.commands import (
     MACHINE_VERSION,
     Ack,
@@ -26,6 +27,8 @@ from trivet.machine.commands import (
 )
 from trivet.machine.core import Machine
 from trivet.machine.effects import EntryEffects
+from trivet.machine.flow_record import FlowData
+from trivet.machine.flows import load_flow
 from trivet.machine.persistent import (
     EffectData,
     Header,
@@ -37,6 +40,9 @@ from trivet.machine.persistent import (
     SweepData,
 )
 from trivet.machine.replies import Answer, Enqueued, Grant, Leased, Refusal, Reply, Settled, SettledAll
+from trivet.machine.run_state import Run, RunData, RunEventData
+from trivet.machine.runs import load_event, load_run
+from trivet.machine.topic_records import TopicData, TopicEntryData, TopicKeyData
 
 START_MS = 1_700_000_000_000
 SECRET = b"0123456789abcdef0123456789abcdef"
@@ -134,17 +140,24 @@ def _again(data: Any, kind: Any) -> Any:
 def dump(m: Machine) -> dict[str, list[Any]]:
     """Every persistent record as plain data."""
     queues = sorted(m.by_uid.values(), key=lambda queue: queue.uid)
+    of_topics = [m.topics_by_number[number] for number in sorted(m.topics_by_number)]
     return {
         "header": [_again(m.header(), Header)],
         "queues": [_again(queue.to_data(), QueueData) for queue in queues],
+        "topics": [_again(t.to_data(), TopicData) for t in of_topics],
+        "topic entries": [_again(e.to_data(), TopicEntryData) for t in of_topics for e in t.entries.after(-1)],
+        "topic keys": [_again(r.to_data(), TopicKeyData) for t in of_topics for r in t.key_index.after(0)],
         "messages": [_again(m.messages[n].to_data(), MessageData) for n in sorted(m.messages)],
         "keys": [_again(r.to_data(), KeyData) for queue in queues for r in queue.key_index.after(0)],
         "effects": [_again(r.to_data(), EffectData) for r in m.effect_index.after(0)],
+        "flows": [_again(r.to_data(), FlowData) for r in m.flow_index.after(0)],
         "sweeps": [
             _again(s.to_data(), SweepData) for table in (m.sweeps, m.resolving) for s in table.after(0)
         ],
         "replies": [_again(r, StoredReply) for r in m.replies],
         "settled": [_again(r, SettledToken) for r in m.settled],
+        "runs": [_again(run.to_data(), RunData) for run in m.run_index.after(0)],
+        "run events": [_again(e.to_data(), RunEventData) for run in m.run_index.after(0) for e in run.events],
     }
 
 
@@ -152,8 +165,20 @@ def rebuild(dumped: dict[str, list[Any]]) -> Machine:
     """The same machine again."""
     m = Machine()
     m.load_header(dumped["header"][0])
+    for data in dumped["topics"]:
+        topics.load_topic(m, data)
+    for data in reversed(dumped["topic keys"]):
+        topics.load_key(m, data)
     for data in dumped["queues"]:
         m.load_queue(data)
+    for data in dumped["flows"]:
+        load_flow(m, data)
+    for data in dumped["runs"]:
+        load_run(m, data)
+    for data in dumped["run events"]:
+        load_event(m, data)
+    for data in reversed(dumped["topic entries"]):
+        topics.load_entry(m, data)
     # Keys before messages, messages backwards: the order of loading must not matter.
     for data in dumped["keys"]:
         m.load_key(data)
@@ -171,7 +196,13 @@ def rebuild(dumped: dict[str, list[Any]]) -> Machine:
         after: int | None = 0
         while after is not None:
             after = m.load_keys(queue, after, 3)
+    for topic in m.topics_by_number.values():
+        topics.finish_load(m, topic)
     return m
+
+
+def _numbers(run: Run) -> list[int]:
+    return [message.number for message in run.messages.after(0)]
 
 
 def derived(m: Machine) -> dict[str, Any]:
@@ -194,6 +225,21 @@ def derived(m: Machine) -> dict[str, Any]:
         "expired": sorted((fence, message.number) for fence, message in m.expired.items()),
         "dependents": {n: [x.number for x in index.after(0)] for n, index in sorted(m.dependents.items())},
         "dying": sorted(m.dying),
+        "idle_runs": lives(m.idle_runs, "wake_key"),
+        "run_bytes": m.run_bytes,
+        "runs": {
+            run.run_id: (run.bytes, run.event_ids, run.counts, run.replays, run.wake_key, list(_numbers(run)))
+            for run in m.run_index.after(0)
+        },
+        "flows": [(f.number, f.left, f.size, f.wake_key, f.end_key) for f in m.flow_index.after(0)],
+        "flow_steps": sorted((number, f.number, at) for number, (f, at) in m.flow_steps.items()),
+        "topics": {
+            t.number: (t.first_offset, t.bytes, t.wake_key, t.oldest_at_ms if t.entries.live and not t.deleted else 0,
+                       sorted(t.keys), [q.uid for q in t.groups])
+            for t in m.topics_by_number.values()
+        },
+        "catching_up": {uid: sweep.number for uid, sweep in sorted(m.catching_up.items())},
+        "flow_work": [f.number for f in m.flow_work.after(0)],
     }
     for queue in m.by_uid.values():
         if queue.deleted:

@@ -14,7 +14,10 @@ from trivet.machine import commands as c
 from trivet.machine.commands import Command, Draft, Extras, Request, Token
 from trivet.machine.core import Machine
 from trivet.machine.replies import EffectState, Leased, Refusal
+from trivet.machine.run_commands import NewRunEvent
+from trivet.machine.run_state import RunEvent
 from trivet.machine.state import KeyRecord, Queue
+from trivet.machine.topic_records import TopicEntry
 
 QUEUES = ("a", "b", "c")
 
@@ -27,6 +30,7 @@ class Maker:
         self.numbers: list[int] = []
         self.tokens: list[Token] = []
         self.effect_tokens: list[Token] = []
+        self.topical = 0 if seed % 3 else 0.7
 
     def draft(self) -> Draft:
         rng = self.rng
@@ -35,6 +39,7 @@ class Maker:
             known = tuple(rng.choice(self.numbers) for _ in range(rng.randint(0, 2))) if self.numbers else ()
             extras = Extras(
                 run_id=rng.choice((None, None, "run")),
+                step_id=rng.choice((None, "s")),
                 depends_on=known,
                 on_dependency_failure=rng.choice(("fail", "run")),
                 max_attempts=rng.choice((None, 1)),
@@ -81,6 +86,8 @@ class Maker:
         number = rng.choice(self.numbers) if self.numbers else 1
         effect = rng.choice(("e1", "e2", "e3"))
         items = rng.randint(1, 3)
+        if rng.random() < self.topical:
+            return self.of_topics()
         roll = rng.random()
         if roll < 0.25:
             return c.Enqueue(name, tuple(self.draft() for _ in range(items)), rng.random() < 0.9)
@@ -121,12 +128,35 @@ class Maker:
             c.PutQueue(name, self.config()),
             c.PutQueue(name, self.config(), rng.choice((None, 1))),
             c.PatchQueue(name, rng.choice(({"max_dead": 1}, {"max_leased_per_group": 2}, {"nope": 1}))),
+            c.AppendRunEvents("run", (NewRunEvent("t", b"1"), NewRunEvent("u", b"2", f"i{number % 5}"))),
+            c.ReplayRun(rng.choice(("run", "run", "x")), rng.choice((None, "s")), rng.choice((1, 100))),
             c.EffectBegin(effect, "o", self.token(), True),
             c.EffectBegin(effect, "o", None, False, rng.choice((None, 900))),
             c.EffectCommit(rng.choice((None, *self.effect_tokens[-3:])), b"2"),
             c.EffectAbort(rng.choice((None, *self.effect_tokens[-3:]))),
         ]
         return rng.choice(rare)
+
+    def of_topics(self) -> Command:
+        rng = self.rng
+        topic, group = rng.choice("ttu"), rng.choice("ab")
+        name = f"{topic}:{group}"
+        place = (*rng.choice(((None, 0), (None, 0), (None, 3), (self.soon(), None))), 2)  # it catches up slowly
+        choices: list[Command] = [
+            *(c.Publish(topic, tuple(self.draft() for _ in range(rng.randint(1, 3)))) for _ in range(5)),
+            *(c.Lease((name,), "w", rng.randint(1, 4)) for _ in range(3)),
+            c.PutTopic(topic, rng.choice((0, 3000, 100_000)), rng.choice((0, 5, 100))),
+            c.PutGroup(topic, group, self.config(), rng.choice((None, None, 1)), *rng.choice(((None, None), place))),
+            c.PutGroup(topic, group, self.config(), None, *place),
+            c.ReplayGroup(topic, group, *place),
+            c.ReplayGroup(topic, group, *place),
+            c.Redrive(name, to=rng.choice((None, "a"))),
+            c.PurgeQueue(name),
+            c.PatchQueue(name, {"max_messages": rng.choice((None, 2))}),
+            rng.choice((c.DeleteGroup(topic, group), c.DeleteQueue(name))),
+            rng.choice((c.DeleteTopic(topic), c.Enqueue(name, (self.draft(),)))),
+        ]
+        return rng.choice(choices)
 
     def soon(self) -> int:
         return self.now + self.rng.choice((-100, 700))
@@ -137,7 +167,7 @@ class Maker:
         self.now = now
         made: list[Request] = []
         for _ in range(self.rng.choice((1, 1, 2, 4))):
-            request_id = self.rng.choice((None, None, "r1", "r2", "r3"))
+            request_id = self.rng.choice((None, None, "r1", "r2", "r3", *(None,) * int(10 * self.topical)))
             made.append(Request(self.command(), request_id, self.rng.choice((b"f", b"f", b"g"))))
         return made
 
@@ -165,13 +195,21 @@ class FakeWalk:
     def write_out(self, record: Any) -> None:
         record.mark = self.m.walk_mark
         name = record.queue.uid if isinstance(record, KeyRecord) else 0
-        number = record.uid if isinstance(record, Queue) else record.number
+        if isinstance(record, TopicEntry):
+            name, number = record.topic.number, record.offset
+        elif isinstance(record, RunEvent):
+            name, number = record.run.number, record.id
+        else:
+            number = record.uid if isinstance(record, Queue) else record.number
         self.taken[(type(record).__name__, name, number)] = msgspec.msgpack.encode(record.to_data())
 
     def records(self) -> list[Any]:
         m = self.m
         found: list[Any] = [*m.by_uid.values(), *m.messages.values()]
         found += [record for queue in m.by_uid.values() for record in queue.key_index.after(0)]
+        topics = m.topics_by_number.values()
+        found += [*topics, *(each for t in topics for each in (*t.entries.after(-1), *t.key_index.after(0)))]
+        found += [*m.run_index.after(0), *(event for run in m.run_index.after(0) for event in run.events)]
         return [*found, *m.effect_index.after(0), *m.sweeps.after(0), *m.resolving.after(0)]
 
     def close(self) -> None:

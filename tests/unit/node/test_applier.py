@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trivet.machine.commands import Draft, Enqueue, Genesis, Request
+from trivet.machine.commands import MACHINE_VERSION, Draft, Enqueue, Genesis, Request
 from trivet.machine.effects import EntryEffects
 from trivet.machine.replies import Enqueued
 from trivet.node.applier import Applier
@@ -29,7 +29,7 @@ class Bench:
     def __init__(self) -> None:
         self.told: list[tuple[int, list[str]]] = []
         self.applier = Applier(self._effects)
-        self.feed(encode_entry(1, 1000, [GENESIS]))
+        self.feed(encode_entry(MACHINE_VERSION, 1000, [GENESIS]))
 
     def _effects(self, index: int, effects: EntryEffects) -> None:
         self.told.append((index, list(effects.ready)))
@@ -50,7 +50,7 @@ class Bench:
 def test_an_entry_in_slices() -> None:
     bench = Bench()
     applier = bench.applier
-    applier.start(2, 7, encode_entry(1, 2000, [put("a", b"1"), put("b", b"2"), put("a", b"3")]))
+    applier.start(2, 7, encode_entry(MACHINE_VERSION, 2000, [put("a", b"1"), put("b", b"2"), put("a", b"3")]))
     steps = 1
     while not applier.step(always):
         assert applier.busy and applier.applied_index == 1, "it moves when the entry is whole"
@@ -77,7 +77,7 @@ def test_what_cannot_be_read_ends_the_node() -> None:
     bench = Bench()
     with pytest.raises(UnsupportedEntry):
         bench.applier.start(2, 7, join_entry(99, 0, ()))
-    bench.applier.start(2, 7, encode_entry(1, 0, [put("a", b"1")]) + b"more")
+    bench.applier.start(2, 7, encode_entry(MACHINE_VERSION, 0, [put("a", b"1")]) + b"more")
     assert not bench.applier.step(always)
     with pytest.raises(MalformedEntry):
         bench.applier.step(never)
@@ -100,7 +100,7 @@ def test_an_install_of_another_index_or_of_damaged_bytes_leaves_the_old_machine(
     bench = Bench()
     data = bench.snapshot()
     other = Bench()
-    other.feed(encode_entry(1, 5, [put("kept", b"1")]))
+    other.feed(encode_entry(MACHINE_VERSION, 5, [put("kept", b"1")]))
     machine = other.applier.machine
     sink = other.applier.begin_install()
     assert sink.write(data, never) == b""
@@ -130,7 +130,7 @@ def test_a_trailer_with_another_chain_is_refused() -> None:
 def test_a_replaced_machine_is_freed_piece_by_piece_between_entries() -> None:
     bench = Bench()
     data = bench.snapshot()
-    bench.feed(encode_entry(1, 5, [put(f"q{n}", *[b"x"] * 50) for n in range(40)]))
+    bench.feed(encode_entry(MACHINE_VERSION, 5, [put(f"q{n}", *[b"x"] * 50) for n in range(40)]))
     old = bench.applier.machine
     sink = bench.applier.begin_install()
     sink.write(data, never)
@@ -155,7 +155,7 @@ def test_a_replaced_machine_is_freed_piece_by_piece_between_entries() -> None:
 def test_an_install_while_an_entry_is_under_way_drops_the_entry() -> None:
     bench = Bench()
     data = bench.snapshot()
-    bench.applier.start(2, 7, encode_entry(1, 5, [put("a", b"1"), put("a", b"2")]))
+    bench.applier.start(2, 7, encode_entry(MACHINE_VERSION, 5, [put("a", b"1"), put("a", b"2")]))
     assert not bench.applier.step(always)
     sink = bench.applier.begin_install()
     sink.write(data, never)

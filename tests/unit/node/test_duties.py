@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trivet.errors import TrivetError
-from trivet.machine.commands import Command, Expire, Genesis
-from trivet.machine.replies import Answer, Done
+from trivet.machine.commands import Command, Draft, Expire, FireSchedules, Genesis, ScheduleSpec
+from trivet.machine.replies import Answer, Done, SlotEnd, SlotsDecided
+from trivet.machine.schedules import Schedule, Schedules
 from trivet.node import duties as module
 from trivet.node.broker import Committed
 from trivet.node.duties import Duties, DutySettings, End
@@ -54,6 +55,7 @@ class State:
     cluster_id: str = "c"
     clock_ms: int = 0
     due_ms: int | None = None
+    schedules: Schedules = field(default_factory=Schedules)
 
     def next_deadline_ms(self) -> int | None:
         return self.due_ms
@@ -302,3 +304,75 @@ def test_memory_limit_is_the_smallest_that_is_known(tmp_path: Path) -> None:
     group.write_text("max\n")
     assert memory_limit_bytes(0, (str(group), str(tmp_path / "none"))) > 100 * MIB
     assert 5 * MIB < resident_bytes() < 100 * GIB
+
+
+# --- schedules (R2) -----------------------------------------------------------------------------------
+
+
+def with_a_schedule() -> World:
+    """One that has to be looked at, at the instant its machine knows."""
+    world = World()
+    spec = ScheduleSpec("q", Draft(), every_ms=1000)
+    now = world.clock.wall_ms()
+    record = Schedule(1, "s", spec, 1, now, now, now, now, 0)
+    world.state.schedules.by_name["s"] = record
+    world.state.schedules.arm(record)
+    return world
+
+
+def fires(world: World) -> list[FireSchedules]:
+    return [command for command, _ in world.offered if isinstance(command, FireSchedules)]
+
+
+def decided(world: World, *ends: SlotEnd) -> None:
+    _, end = world.offered[-1]
+    end(Committed(Answer(SlotsDecided(ends), 1, 0), 1))
+
+
+def test_a_schedule_that_is_due_is_said_once_at_a_time() -> None:
+    world = with_a_schedule()
+    world.run()
+    (said,) = fires(world)
+    assert [(fire.name, fire.enqueue) for fire in said.fires] == [("s", False)] and said.auto_create
+    world.run()
+    assert len(fires(world)) == 1, "the first is on its way"
+    decided(world, SlotEnd("fired", 7), SlotEnd("blocked", code="queue_full"))
+    assert world.duties.fired == 1
+    world.run()
+    assert len(fires(world)) == 2
+
+
+def test_a_lost_step_is_said_again() -> None:
+    world = with_a_schedule()
+    world.run()
+    world.offered[-1][1](TrivetError("outcome_unknown", ""))
+    world.run()
+    assert len(fires(world)) == 1
+    world.run(module.FRUITLESS_SECONDS)
+    assert len(fires(world)) == 2
+
+
+def test_slots_wait_while_the_node_takes_no_messages() -> None:
+    world = with_a_schedule()
+    world.refuse = TrivetError("memory_pressure", "")
+    world.run()
+    world.refuse = None
+    world.run()
+    assert not fires(world)
+    world.run(module.REFUSED_SECONDS)
+    assert len(fires(world)) == 1
+
+
+def test_only_a_leader_speaks_of_schedules() -> None:
+    world = with_a_schedule()
+    world.office.is_leader = world.office.can_propose = False
+    world.run()
+    assert not fires(world)
+
+
+def test_computing_slots_is_bounded_in_time() -> None:
+    world = with_a_schedule()
+    world.duties._slots_since = world.clock.now_s
+    assert not world.duties._slots_took_long()
+    world.clock.now_s += 2 * module.SLOTS_SECONDS
+    assert world.duties._slots_took_long()

@@ -66,18 +66,19 @@ def test_round_trip(now_ms: int) -> None:
 
 def test_a_batch_is_its_requests_bytes_joined() -> None:
     pieces = [encode_request(request) for request in REQUESTS]
-    joined = join_entry(1, 12, pieces)
-    assert joined == encode_entry(1, 12, iter(REQUESTS))
+    joined = join_entry(MACHINE_VERSION, 12, pieces)
+    assert joined == encode_entry(MACHINE_VERSION, 12, iter(REQUESTS))
     assert joined.endswith(b"".join(pieces))
 
 
 def test_an_entry_without_requests_is_an_entry() -> None:
-    assert decode_entry(encode_entry(1, 5, ())) == Entry(1, 5, ())
+    assert decode_entry(encode_entry(MACHINE_VERSION, 5, ())) == Entry(MACHINE_VERSION, 5, ())
 
 
 def test_reader_gives_requests_one_by_one_and_then_none() -> None:
-    reader = EntryReader(encode_entry(1, 99, REQUESTS))
-    assert (reader.version, reader.now_ms, reader.count, reader.left) == (1, 99, len(REQUESTS), len(REQUESTS))
+    reader = EntryReader(encode_entry(MACHINE_VERSION, 99, REQUESTS))
+    assert (reader.version, reader.now_ms, reader.left) == (MACHINE_VERSION, 99, len(REQUESTS))
+    assert reader.count == len(REQUESTS)
     for number, request in enumerate(REQUESTS, start=1):
         assert reader.next() == request
         assert reader.left == len(REQUESTS) - number
@@ -87,15 +88,15 @@ def test_reader_gives_requests_one_by_one_and_then_none() -> None:
 
 @pytest.mark.parametrize("fmt", [0, 2, 255])
 def test_unknown_format(fmt: int) -> None:
-    data = bytearray(encode_entry(1, 0, REQUESTS))
+    data = bytearray(encode_entry(MACHINE_VERSION, 0, REQUESTS))
     data[0] = fmt
     with pytest.raises(UnsupportedEntry, match=f"entry format {fmt}"):
         decode_entry(bytes(data))
 
 
-@pytest.mark.parametrize("version", [0, MACHINE_VERSION + 1, 65535])
+@pytest.mark.parametrize("version", [0, 1, MACHINE_VERSION + 1, 65535])
 def test_unknown_machine_version(version: int) -> None:
-    with pytest.raises(UnsupportedEntry, match=f"machine version {version}"):
+    with pytest.raises(UnsupportedEntry, match=f"machine version {version}, this node knows only 2"):
         decode_entry(join_entry(version, 0, ()))
 
 
@@ -105,7 +106,7 @@ def test_version_out_of_the_header_is_the_callers_mistake() -> None:
 
 
 def test_every_cut_is_refused() -> None:
-    data = encode_entry(1, 0, REQUESTS)
+    data = encode_entry(MACHINE_VERSION, 0, REQUESTS)
     for length in range(len(data)):
         with pytest.raises(MalformedEntry):
             decode_entry(data[:length])
@@ -113,11 +114,11 @@ def test_every_cut_is_refused() -> None:
 
 def test_more_bytes_than_it_says() -> None:
     with pytest.raises(MalformedEntry, match="1 bytes after the last request"):
-        decode_entry(encode_entry(1, 0, REQUESTS) + b"\x00")
+        decode_entry(encode_entry(MACHINE_VERSION, 0, REQUESTS) + b"\x00")
 
 
 def test_reserved_byte() -> None:
-    data = bytearray(encode_entry(1, 0, ()))
+    data = bytearray(encode_entry(MACHINE_VERSION, 0, ()))
     data[1] = 1
     with pytest.raises(MalformedEntry, match="reserved"):
         decode_entry(bytes(data))
@@ -137,13 +138,13 @@ def test_reserved_byte() -> None:
 )
 def test_a_piece_that_is_no_request(body: bytes) -> None:
     with pytest.raises(MalformedEntry, match="request 0"):
-        decode_entry(join_entry(1, 0, [len(body).to_bytes(4, "little") + body]))
+        decode_entry(join_entry(MACHINE_VERSION, 0, [len(body).to_bytes(4, "little") + body]))
 
 
 def test_fields_added_later_are_skipped_by_older_code() -> None:
     """A newer leader under the same machine version may send longer arrays (commands.py: only at the end)."""
     body = msgspec.msgpack.encode([[6, "q", "new"], None, b"", "newer"])
-    entry = decode_entry(join_entry(1, 0, [len(body).to_bytes(4, "little") + body]))
+    entry = decode_entry(join_entry(MACHINE_VERSION, 0, [len(body).to_bytes(4, "little") + body]))
     assert entry.requests == (Request(PurgeQueue("q")),)
 
 

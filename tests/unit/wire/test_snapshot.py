@@ -218,7 +218,9 @@ def blocks() -> Iterator[tuple[bytes, str]]:
     yield forger().sealed(snap._BLOCK.pack(1, 100, len(bomb)) + bomb), "another length"
     start = snap._START
     newer = msgspec.msgpack.encode(SnapshotHeader(MACHINE_VERSION + 1, 1))
-    yield forger().bare(start.pack(snap.MAGIC, 1, len(newer)) + newer), "machine version 2"
+    yield forger().bare(start.pack(snap.MAGIC, 1, len(newer)) + newer), "machine version 3"
+    older = msgspec.msgpack.encode(SnapshotHeader(1, 1))
+    yield forger().bare(start.pack(snap.MAGIC, 1, len(older)) + older), "machine version 1"
     yield forger().bare(start.pack(snap.MAGIC, 1, 1) + b"\xc1"), "snapshot header"
     yield start.pack(snap.MAGIC, 2, 10) + bytes(14), "snapshot format 2"
     yield start.pack(snap.MAGIC, 1, snap.HEADER_BYTES_MAX + 1), "snapshot header of"
