@@ -494,4 +494,4 @@ class SimNode(HarmedDisk):
             self._down("restarted to find its rot", lose_unsynced=False, silently=False)
         if self.paused:
             self._paused_until = self.world.now
-            self.world.after(0.0, self._resume)
+            self._resume()  # at once: nothing that comes now may overtake what waited
