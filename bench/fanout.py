@@ -28,7 +28,9 @@ MEDIA = "application/msgpack"
 _encode, _decode = msgspec.msgpack.encode, msgspec.msgpack.decode
 
 
-async def _leader(groups: int | None, batch: int, given: argparse.Namespace) -> tuple[dict[str, float], list[bytes], int]:
+async def _leader(
+    groups: int | None, batch: int, given: argparse.Namespace
+) -> tuple[dict[str, float], list[bytes], int]:
     """`groups` None: an enqueue to a queue instead."""
     node = Loopback()
     await node.broker.submit(Request(Genesis("c", b"s" * 32, ("n1",))))

@@ -74,8 +74,9 @@ class _Run:
                 self._say("S20", f"{len(events)} events were appended, {len(answers)} answered", (call.op,))
             for one, number in zip(events, answers, strict=False):
                 token = str(one["data"])
-                if ids.setdefault(token, number) != number or owners.setdefault(number, token) != token:
-                    text = f"{token} was answered {number}, before {ids[token]}; {number} is {owners[number]}"
+                first, owner = ids.setdefault(token, number), owners.setdefault(number, token)
+                if (first, owner) != (number, token):
+                    text = f"{token} was answered {number}, before {first}; {number} is {owner}"
                     self._say("S3", text, (call.op,))
                 shown = self._shown.get(number)
                 if shown is not None and (shown.type != one["type"] or shown.data != one["data"]):

@@ -63,8 +63,12 @@ class Facts:
         self.schedule_reads: dict[str, list[tuple[int, dict[str, Any], int]]] = defaultdict(
             list
         )  # asof, told, op
-        self.appends: dict[str, list[tuple[Call, list[dict[str, Any]], list[int]]]] = defaultdict(list)  # by run
-        self.run_reads: dict[str, list[tuple[Call, int, list[Any], int]]] = defaultdict(list)  # after, events, first
+        self.appends: dict[str, list[tuple[Call, list[dict[str, Any]], list[int]]]] = defaultdict(
+            list
+        )  # by run
+        self.run_reads: dict[str, list[tuple[Call, int, list[Any], int]]] = defaultdict(
+            list
+        )  # after, events, first
         self.flows: list[Flow] = []
         self.steps: set[str] = set()  # ids of steps: a flow may cancel them
         self.parents: dict[str, dict[str, Any]] = {}  # by token

@@ -12,14 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaos.checker import check, mutants_clients, mutants_log, mutants_runs, mutants_topics
+from chaos.checker import check, mutants_clients, mutants_flows, mutants_log, mutants_runs, mutants_topics
 from chaos.checker.mutant import MUTANTS, Mutant
 from chaos.checker.scene import Case
 from chaos.checker.script import Script
 from chaos.checker.spoil import NothingToSpoil, Spoiler
 from chaos.checker.verdict import Verdict
 
-_ = (mutants_clients, mutants_log, mutants_runs, mutants_topics)  # they fill MUTANTS
+_ = (mutants_clients, mutants_flows, mutants_log, mutants_runs, mutants_topics)  # they fill MUTANTS
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,9 @@ def offsets_with_a_gap(s: Spoiler) -> None:
 def key_of_a_topic_names_two_entries(s: Spoiler) -> None:
     """Said again under its keys, it was new."""
     op = s.one(
-        op for op in s.ops if op.f == "publish" and op.ret["type"] == OK and op.result["messages"][0]["duplicate"]
+        op
+        for op in s.ops
+        if op.f == "publish" and op.ret["type"] == OK and op.result["messages"][0]["duplicate"]
     )
     op.result["messages"][0] |= {"duplicate": False, "ids": {"a": "mffffffffffe", "b": "mfffffffffff"}}
 

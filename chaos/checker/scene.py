@@ -18,12 +18,13 @@ import msgspec
 
 from trivet.http import render
 from trivet.machine import commands as c
-from trivet.machine import ids, run_views, topic_views, views
+from trivet.machine import flow_views, ids, run_views, topic_views, views
 from trivet.machine.core import Machine
 from trivet.machine.replies import (
     Done,
     EffectState,
     Enqueued,
+    FlowCreated,
     GroupSaved,
     Leased,
     MessageChanged,
@@ -141,6 +142,7 @@ class Scene:
         self.unknown: list[tuple[str, str, dict[str, Any], int]] = []  # enqueues to say again
         self.ids: list[str] = []
         self.paid: set[str] = set()
+        self.flows: list[str] = []
         self.unheard: list[tuple[int, list[Line]]] = []  # appends whose answer was lost: (op, events)
 
     # --- the log ----------------------------------------------------------------------------------------
@@ -274,6 +276,8 @@ class Scene:
                 "next": None,
                 "first_id": page.first_id,
             }
+        if one.f == "read_flow":
+            return flow_views.flow(self.machine, ids.parse_flow_id(args["flow"]) or 0)
         if one.f == "effect_state":
             return rendered(views.effect(self.machine, args["effect_id"]))
         if one.f == "browse":
@@ -314,6 +318,12 @@ def shown(machine: Machine, one: Asked, reply: Any) -> Any:
         case RunEventsAppended():
             pairs = [(each.id, each.duplicate) for each in reply.events]
             return {"events": [{"id": at, "duplicate": True} if again else {"id": at} for at, again in pairs]}
+        case FlowCreated():
+            steps = [
+                {"step_id": step["step_id"], "message_id": ids.message_id(made.message), "state": made.state}
+                for step, made in zip(one.args["steps"], reply.steps, strict=True)
+            ]
+            return {"id": ids.flow_id(reply.flow), "run_id": reply.run_id, "steps": steps}
         case Redriven():
             return {"redriven": len(reply.ids), "ids": [ids.message_id(number) for number in reply.ids]}
         case MessageChanged():

@@ -16,7 +16,8 @@ STAGES = ("s.pipeline.0", "s.pipeline.1")
 RUN = "s.run"
 TOPIC = "s.topics"
 FAN = (f"{TOPIC}:a", f"{TOPIC}:b")
-QUEUES = (PLAIN, GROUPS, DELAYS, DEAD, WORK, *STAGES, *FAN)
+FLOW, UNDO = "s.flows", "s.flows.undo"
+QUEUES = (PLAIN, GROUPS, DELAYS, DEAD, WORK, *STAGES, *FAN, FLOW, UNDO)
 LEASE_MS = 600
 HOURS_6 = 21_600_000
 _compact = msgspec.json.Encoder().encode
@@ -47,6 +48,7 @@ class Script(Scene):
             *(lambda queue=queue: self.consume(queue) for queue in QUEUES),
             *(lambda queue=queue: self.consume(queue) for queue in (GROUPS, WORK)),
             self.again, self.conflict, self.zombie, self.reader, self.operator, self.teller,
+            self.flow, self.look_at_flow,
         ]  # fmt: skip
 
     def setup(self) -> None:
@@ -149,6 +151,40 @@ class Script(Scene):
             "s.enqueue.producer-1", {"queue": line["args"]["queue"], "messages": [other]}, None, "ok", at
         )
 
+    def flow(self) -> None:
+        """A chain; some of it is undone when its last step fails."""
+        self.ops += 1
+        op, count = self.ops, self.rng.randint(1, 3)
+        fails = self.rng.random() < 0.5
+        steps: list[Line] = []
+        for at in range(count):
+            body = {"op": op, "i": at, "w": FLOW, "fails": fails and at == count - 1}
+            undo = {"queue": UNDO, "body": {"op": op, "i": 100 + at, "w": FLOW}}
+            after = [f"s{at - 1}"] if at else []
+            steps.append(
+                {"step_id": f"s{at}", "queue": FLOW, "body": body, "depends_on": after, "compensate": undo}
+            )
+        drafts = tuple(
+            c.FlowStepDraft(
+                one["step_id"],
+                FLOW,
+                draft(one),
+                (at - 1,) if at else (),
+                c.EnqueueTo(UNDO, draft(one["compensate"])),
+            )
+            for at, one in enumerate(steps)
+        )
+        fate = self.rng.choice(("ok",) * 6 + ("lost", "unsent"))
+        command = c.CreateFlow(drafts, tuple(range(count)))
+        self.ask(f"{FLOW}.producer-0", "create_flow", {"steps": steps}, command, fate, self.learn_flow, op)
+
+    def learn_flow(self, result: Any) -> None:
+        self.flows.append(result["id"])
+
+    def look_at_flow(self) -> None:
+        if self.flows:
+            self.ask("reads.reader-1", "read_flow", {"flow": self.rng.choice(self.flows[-5:])}, None)
+
     # --- consumers --------------------------------------------------------------------------------------
 
     def consume(self, queue: str) -> None:
@@ -176,6 +212,12 @@ class Script(Scene):
             self.item("nack", lease, error="it fails")
         elif queue == STAGES[0]:
             self.next_stage(lease)
+        elif queue in (FLOW, UNDO):
+            body = lease["body"]
+            if body.get("fails"):
+                self.item("nack", lease, error="it fails", dead_letter=True)
+            else:
+                self.item("ack", lease, result={"op": body["op"], "i": body["i"]})
         elif chance < 0.7:
             self.item("ack", lease, fate=self.rng.choice(("ok",) * 8 + ("lost", "unsent")))
         elif chance < 0.8:
@@ -193,9 +235,11 @@ class Script(Scene):
         token = ids.decode_token(lease["lease_token"])
         command: c.Command
         if verb == "ack":
-            command = c.Ack((c.AckItem(token),))
+            result = fields.get("result")
+            command = c.Ack((c.AckItem(token, None if result is None else _compact(result)),))
         elif verb == "nack":
-            command = c.Nack((c.NackItem(token, fields.get("error"), fields.get("delay_ms")),))
+            dead = bool(fields.get("dead_letter"))
+            command = c.Nack((c.NackItem(token, fields.get("error"), fields.get("delay_ms"), dead),))
         elif verb == "extend":
             command = c.Extend((c.ExtendItem(token, fields["lease_ms"]),))
         else:
@@ -283,10 +327,14 @@ class Script(Scene):
         events = [
             {"type": "token", "data": [op, n], "event_id": f"{op}-{n}"} for n in range(self.rng.randint(1, 4))
         ]
-        return self.tell({"run": RUN, "events": events}, self.rng.choice(("ok", "ok", "ok", "lost", "unsent")), op)
+        return self.tell(
+            {"run": RUN, "events": events}, self.rng.choice(("ok", "ok", "ok", "lost", "unsent")), op
+        )
 
     def tell(self, args: Line, fate: str, first: int | None) -> None:
-        told = tuple(NewRunEvent(one["type"], _compact(one["data"]), one["event_id"]) for one in args["events"])
+        told = tuple(
+            NewRunEvent(one["type"], _compact(one["data"]), one["event_id"]) for one in args["events"]
+        )
         op = self.ask("runs.worker-0", "append_events", args, AppendRunEvents(RUN, told), fate)
         assert first in (None, op)
         if fate != "ok":
@@ -297,9 +345,13 @@ class Script(Scene):
     def reader(self) -> None:
         chance = self.rng.random()
         if chance < 0.5 or not self.ids:
-            self.ask("reads.reader-0", "read_queue", {"queue": self.rng.choice((PLAIN, PLAIN, *QUEUES))}, None)
+            self.ask(
+                "reads.reader-0", "read_queue", {"queue": self.rng.choice((PLAIN, PLAIN, *QUEUES))}, None
+            )
         else:
-            self.ask("reads.reader-0", "read_message", {"id": self.rng.choice(self.ids)}, None)
+            handled = [one["id"] for one in self.old[-30:]] or self.ids
+            name = self.rng.choice(self.rng.choice((self.ids, handled)))
+            self.ask("reads.reader-0", "read_message", {"id": name}, None)
 
     def operator(self) -> None:
         dead = self.machine.queues[DEAD].dead.slice_after(0, 100)

@@ -275,7 +275,7 @@ class LifeCycle:
         shortest = nominal - nominal * jitter // 1000 - 2  # the rules leave the rounding open
         if told is not None and shortest <= told - self.clock <= nominal:
             return max(0, told - self.clock)
-        if not nominal or not jitter or m.number is None:
+        if not nominal or not jitter or m.number is None or m.number < 0:
             return nominal
         return nominal - nominal * jitter * drawn_share(self.secret, m.number, m.attempt) // (1000 << 32)
 

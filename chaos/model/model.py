@@ -149,7 +149,7 @@ class Model(Runs, Schedules, Ledger):
 
     def is_token_of(self, token: Any, m: Message) -> bool:
         """Of a message whose id nobody was told, no token can be judged: it is taken on its fence."""
-        return m.number is None or bool(lease_mac(self.secret, token.fence, m.number) == token.mac)
+        return m.number is None or m.number < 0 or bool(lease_mac(self.secret, token.fence, m.number) == token.mac)
 
     def renew(self, m: Message, length: int) -> int:
         lease = m.lease
@@ -392,6 +392,7 @@ class Model(Runs, Schedules, Ledger):
         self.owed_later = []
         purged, self.hear_later = self.hear_later, []
         for m in purged:
+            self.run_hears(m)
             self.flow_hears(m, CANCELLED)
         for queue in self.queues.values():
             while queue.counts[DEAD] > queue.config["max_dead"]:
@@ -402,6 +403,7 @@ class Model(Runs, Schedules, Ledger):
             handled += 1
         self.settle()
         self.forget_flows()
+        self.forget_runs()
         self.drop_retained(c.limit - handled)
         return ("done", handled)
 

@@ -10,6 +10,7 @@ from chaos.history import FAIL, OK
 from chaos.workloads.base import Role, Workload
 from chaos.workloads.recording import Process
 from trivet.client import ApiError, Lease, OutcomeUnknown
+from trivet.client.errors import RunNotFound
 
 RUNS = 4
 FOLLOWED_MAX = 200
@@ -77,7 +78,12 @@ class Runs(Workload):
             run = process.rng.choice(sorted(self._begun))
             local = process.rng.random() < 0.5
             after = process.rng.choice((0, self._positions.get(("pager", run), 0)))
-            told = await process.events_page(run, after=after, limit=100, local=local)
+            try:
+                told = await process.events_page(run, after=after, limit=100, local=local)
+            except RunNotFound:
+                if not local:
+                    raise  # a run that was acknowledged is gone
+                return  # a node that has just started answers from the little it has applied
             if told["events"]:
                 self._positions["pager", run] = told["events"][-1]["id"]
 

@@ -105,7 +105,9 @@ def test_every_worker_of_every_group_gets_its_share(dev: Start) -> None:
             await asyncio.gather(*running)
 
     asyncio.run(go())
-    assert {group: sorted(each) for group, each in seen.items()} == {group: list(range(total)) for group in seen}
+    assert {group: sorted(each) for group, each in seen.items()} == {
+        group: list(range(total)) for group in seen
+    }
 
 
 def test_the_sdk_without_await(dev: Start) -> None:

@@ -87,7 +87,9 @@ class Pair:
             self.hint(request.command, reply.results)
         self.numbers = [] if answer.repeated else [one.message for one in told if not one.duplicate]
         if isinstance(reply, FlowCreated) and isinstance(request.command, c.CreateFlow):
-            self.numbers = [] if answer.repeated else [reply.steps[at].message for at in request.command.order]
+            self.numbers = (
+                [] if answer.repeated else [reply.steps[at].message for at in request.command.order]
+            )
         if isinstance(reply, Published) and not answer.repeated:
             self.numbers = [number for numbers in reply.numbers for number in numbers]
         if not answer.repeated:

@@ -261,6 +261,7 @@ def test_what_is_asked_of_a_load_is_looked_at(tmp_path: Path) -> None:
 OPERATIONS = frozenset(
     {
         *("ack", "browse", "cancel", "dead_letters", "effect_begin", "effect_commit", "enqueue", "extend"),
+        *("publish", "put_topic", "append_events", "read_events", "follow"),
         *("lease", "nack", "patch_queue", "put_queue", "read_message", "read_queue", "redrive", "release"),
         *("create_flow", "read_flow"),
     }
@@ -297,7 +298,7 @@ def test_a_whole_load_drains_and_knows_the_end_of_every_message(tmp_path: Path) 
     sink.close()
     calls = list(operations(recorder.path))
     states = _ends(calls)
-    unknown = {one.op for one in calls if one.f in ("enqueue", "ack") and one.type == "info"}
+    unknown = {one.op for one in calls if one.f in ("enqueue", "ack", "publish") and one.type == "info"}
     assert _enqueued(calls) <= set(states)
     assert {op for op, _, _ in states.values()} <= {one.op for one in calls if one.type == "ok"} | unknown
     assert {state for _, _, state in states.values()} == {"done", "dead", "cancelled"}

@@ -159,6 +159,18 @@ def test_the_root_leads_on(api: Api) -> None:
         api.get(link.replace("&amp;", "&")).ok()
 
 
+def test_checks_answer_whatever_is_accepted(api: Api) -> None:
+    """Load balancers and scrapers send what they like."""
+    for path, media in (
+        ("/livez", "application/json"),
+        ("/readyz", "application/json"),
+        ("/metrics", "text/plain"),
+    ):
+        for accept in ("text/plain", "application/openmetrics-text;version=1.0.0", "image/*"):
+            answer = api.get(path, headers={"Accept": accept}).ok()
+            assert answer.headers["content-type"].partition(";")[0] == media
+
+
 def test_pages_answer_head(api: Api) -> None:
     for path in ("/docs", "/", "/v1/openapi.json"):
         answer = api.call("HEAD", path)

@@ -252,14 +252,12 @@ def test_trimmed_events_are_told_of(api: Api, q: Queue, run: str) -> None:
 
 
 def test_a_position_that_is_not_of_this_run(api: Api, q: Queue, run: str) -> None:
-    """It was forgotten and made anew under the same name, say."""
+    """It was forgotten and made anew under the same name, say. (A follower waits for itself first.)"""
     start(q, run)
-    began = time.monotonic()
     with following(api.urls[0], run, query="?after=77") as stream:
         gap, event = stream.take(2)
         assert (gap.type, gap.id, gap.data) == ("gap", 0, {"after": 77, "first_id": 1})
         assert event.id == 1
-    assert time.monotonic() - began > 4  # it waited for the node to come that far
 
 
 def test_what_the_stream_refuses(api: Api, q: Queue, run: str) -> None:

@@ -463,3 +463,12 @@ def test_wrong_methods_and_fields(api: Api, topic: Topic, name: str) -> None:
     ):
         answer.refused(404, "topic_not_found")
     api.delete(topic.path + "/groups/g").refused(404, "group_not_found")
+
+
+def test_what_a_topic_keeps_is_measured(api: Api) -> None:
+    topic = Topic(api, retention_messages=2)
+    topic.publish("a", "bb", "ccc")
+    asked = api.get(topic.path).ok().headers["trivet-leader"]
+    text = api.get("/metrics", url=asked).ok().raw.decode()
+    assert f'trivet_topic_messages{{topic="{topic.name}"}} 2.0' in text
+    assert f'trivet_topic_bytes{{topic="{topic.name}"}} 9.0' in text

@@ -286,7 +286,11 @@ def _saga(s: Cluster, fails: int) -> Iterator[Story]:
     def story() -> Story:
         steps = tuple(
             c.FlowStepDraft(
-                f"s{at}", "a", c.Draft(b"%d" % at), (at - 1,) if at else (), c.EnqueueTo("b", c.Draft(b"[%d]" % at))
+                f"s{at}",
+                "a",
+                c.Draft(b"%d" % at),
+                (at - 1,) if at else (),
+                c.EnqueueTo("b", c.Draft(b"[%d]" % at)),
             )
             for at in range(SAGA_STEPS)
         )

@@ -15,7 +15,7 @@ from tests.machine.schedules_compared import (
     plain_of_schedules,
     refusals_of_schedules,
 )
-from tests.machine.topics_compared import Recording, compare_topics, plain_of_topics, record
+from tests.machine.topics_compared import Recording, compare_topics, plain_of_topics, watch_births
 from trivet.machine import flow_steps, flow_views, invariants, views
 from trivet.machine.commands import MACHINE_VERSION, Command, Extras, Genesis, Request, Token
 from trivet.machine.core import Machine
@@ -156,7 +156,7 @@ class Pair:
         request = Request(command, request_id, fingerprint)
         self.log.append((self.now, request))
         before = state_of(self.machine)
-        record(self.machine)
+        watch_births(self.machine)
         answer = run(self.machine, self.now, request)[0]
         reply = answer.reply
         expected, repeated = self.model.apply(self.now, request, self._hints(reply))

@@ -135,7 +135,9 @@ def flows(draw: st.DrawFn, clock_ms: int) -> CreateFlow:
 
 
 places = st.tuples(
-    st.sampled_from((None, None, 0, 1000, HOUR)), st.sampled_from((None, None, 0, 1, 4)), st.sampled_from((1, 2, 1000))
+    st.sampled_from((None, None, 0, 1000, HOUR)),
+    st.sampled_from((None, None, 0, 1, 4)),
+    st.sampled_from((1, 2, 1000)),
 )  # since when, from which offset, and how many at once
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
@@ -118,4 +119,7 @@ TestSchedulesAgainstModel.settings = settings(
     print_blob=True,
     suppress_health_check=list(HealthCheck),
     report_multiple_bugs=False,
+    phases=[
+        phase for phase in Phase if os.environ.get("TRIVET_SHRINK", "1") == "1" or phase is Phase.generate
+    ],
 )

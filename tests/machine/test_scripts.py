@@ -22,7 +22,15 @@ from trivet.machine.run_commands import NewRunEvent
 
 SCRIPTS = sorted((Path(__file__).parent / "scripts").glob("*.txt"))
 DRAFT = ("priority", "delay_ms", "ttl_ms", "group", "key", "key_window_ms", "content_type")
-EXTRAS = ("run_id", "step_id", "max_attempts", "lease_ms", "depends_on", "on_dependency_failure", "retention_ms")
+EXTRAS = (
+    "run_id",
+    "step_id",
+    "max_attempts",
+    "lease_ms",
+    "depends_on",
+    "on_dependency_failure",
+    "retention_ms",
+)
 
 
 def value(text: str) -> Any:
@@ -200,7 +208,9 @@ class Story:
     # --- schedules --------------------------------------------------------------------------------------
 
     def do_schedule(self, names: list[str], options: dict[str, Any]) -> c.Command:
-        told = {name: options.pop(name) for name in ("cron", "every_ms", "timezone", "overlap") if name in options}
+        told = {
+            name: options.pop(name) for name in ("cron", "every_ms", "timezone", "overlap") if name in options
+        }
         return c.PutSchedule(names[0], c.ScheduleSpec(names[1], self.draft(names[2], options), **told))
 
     def do_fire(self, names: list[str], options: dict[str, Any]) -> c.Command:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from trivet.machine import topic_views
 from trivet.machine.core import Machine
@@ -16,7 +16,7 @@ class Recording(NumberTable[Message]):
     """A table of messages that keeps in mind which ones came into groups: a reply does not tell of all."""
 
     __slots__ = ()
-    into_groups: list[int] = []
+    into_groups: ClassVar[list[int]] = []
 
     def __setitem__(self, key: int, record: Message) -> None:
         super().__setitem__(key, record)
@@ -29,7 +29,7 @@ class Recording(NumberTable[Message]):
             Recording.into_groups += keys
 
 
-def record(machine: Machine) -> None:
+def watch_births(machine: Machine) -> None:
     """From now on, and from nothing."""
     machine.messages.__class__ = Recording
     Recording.into_groups = []

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from tests.schedules import oracle
 from trivet.limits import CRON_BYTES_MAX
 from trivet.node import slots
-from trivet.node.slots import BadTimetable, Cron, Every, cron, upcoming
+from trivet.node.slots import BadTimetable, Cron, Every, cron
 
 HOUR = 3600
 DAY = 24 * HOUR
@@ -52,6 +52,13 @@ ODD_ZONES = (
 
 def utc(text: str) -> int:
     return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1000)
+
+
+def upcoming(table: Cron, after_ms: int, count: int) -> list[int]:
+    found: list[int] = []
+    while len(found) < count and (at := table.after(found[-1] if found else after_ms)) is not None:
+        found.append(at)
+    return found
 
 
 def fires(text: str, timezone: str, after: str, count: int) -> list[str]:
@@ -287,7 +294,7 @@ def test_the_latest_slot_and_how_many_came_before_it(text: str, gone_s: int) -> 
     assert following is not None and following > now, "a later one is not after now"
     assert table.after(latest - 1) == latest, "it is a slot"
     if gone_s <= 3 * DAY:
-        exact = sum(1 for _ in within(text, "Europe/Berlin", first // 1000, latest // 1000))
+        exact = sum(1 for _ in islice(within(text, "Europe/Berlin", first // 1000, latest // 1000), 25))
         assert before == min(exact, 24)
 
 

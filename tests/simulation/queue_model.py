@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.machine.harness import Pair, plain
 from tests.machine.model_work import Model
-from tests.machine.topics_compared import record
+from tests.machine.topics_compared import watch_births
 from tests.simulation.world import World
 from trivet.machine import commands as c
 from trivet.machine import replies as r
@@ -52,7 +52,7 @@ class Referee(Pair):
         for request, given in zip(entry.requests, answers, strict=True):
             self.requests += 1
             self.world.count("requests judged by the model")
-            record(machine)
+            watch_births(machine)
             answer = machine.apply(request)
             if answer != given:
                 self._differ(index, request, f"the cluster says {given}, a fresh machine {answer}")

@@ -26,7 +26,7 @@ SECONDS = 8.0
 CONTROL_SEEDS = 12
 MUTANT_SEEDS = 12
 """Seeds within which a positive control, or a rule taken out, must be found out."""
-BUSY_SEED = 5
+BUSY_SEED = 9
 """Its swarm has an operation every 20 ms."""
 
 

@@ -63,7 +63,9 @@ option_message = _options(
     click.option("--key", "idempotency_key", help="Idempotency key: the same key, the same message."),
     click.option("--run-id"),
     click.option("--header", "headers", multiple=True, metavar="NAME=VALUE"),
-    click.option("--set", "fields", multiple=True, metavar="FIELD=VALUE", help="Any other field of a message."),
+    click.option(
+        "--set", "fields", multiple=True, metavar="FIELD=VALUE", help="Any other field of a message."
+    ),
 )
 """What `enqueue` and `topic publish` take: see `message_of`."""
 

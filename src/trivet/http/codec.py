@@ -24,7 +24,19 @@ BIG_BYTES = 256 * KIB
 
 NULLS_BYTES_MAX = 1 * MIB  # a larger request with a null in a field's place is refused as it stands
 _HOLD_FIELDS = frozenset(
-    {"messages", "enqueue", "acks", "nacks", "extensions", "leases", "effects", "events", "backoff", "compensate", "message"}
+    {
+        "messages",
+        "enqueue",
+        "acks",
+        "nacks",
+        "extensions",
+        "leases",
+        "effects",
+        "events",
+        "backoff",
+        "compensate",
+        "message",
+    }
 )
 _NULL_IS_A_VALUE = frozenset({"body", "data", "result"})
 _NULL_IS_WRONG = frozenset({"messages", "acks", "nacks", "extensions", "leases", "events"})

@@ -49,7 +49,6 @@ class Flag(Query):
     """There or not; its value says nothing."""
 
 
-
 @dataclass(frozen=True, slots=True)
 class Whole(Query):
     """An integer `low` … `high`."""

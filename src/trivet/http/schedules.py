@@ -226,11 +226,12 @@ async def _add_next_fires(call: Call, told: dict[str, Any]) -> None:
         table = slots.timetable(told["cron"], told["every_ms"], told["timezone"], told["anchor_at_ms"])
     except slots.BadTimetable:  # taken by a node with other zones; its leader says so in `blocked`
         table = None
-    at: int | None = max(call.services.broker.now_ms, told["decided_at_ms"])
+    at = max(call.services.broker.now_ms, told["decided_at_ms"])
     while table is not None and len(found) < NEXT_FIRES:
-        at = table.after(at)
+        following = table.after(at)
         await asyncio.sleep(0)
-        if at is None:
+        if following is None:
             break
-        found.append(at)
+        found.append(following)
+        at = following
     told["next_fires_at_ms"] = found

@@ -93,7 +93,7 @@ async def _reached(call: Call, reader: Reader, run_id: str, after: int) -> Place
         if place is not None and after < place.next_id:
             return place
         left = deadline - loop.time()
-        if (place is None and not asked) or left <= 0:
+        if (place is None and not asked) or left <= 0 or broker.consensus.is_leader:
             url = await leader.other(call)
             if url is None:
                 place = await broker.read(lambda m: _place_of(run_id, m))
@@ -119,6 +119,8 @@ async def _ask(call: Call, url: str, after: int) -> Reply | None:
     anything to wait for here. None: there is."""
     path = call.request.raw_path.partition("?")[0]
     headers = {"Accept": JSON, leader.FORWARDED: call.services.broker.host.node_id}
+    if "Authorization" in call.request.headers:
+        headers["Authorization"] = call.request.headers["Authorization"]
     try:
         async with call.services.forwarder().get(
             URL(f"{url}{path}?after={after}&limit=1", encoded=True), headers=headers, allow_redirects=False

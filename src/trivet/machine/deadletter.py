@@ -63,7 +63,12 @@ def _candidates(m: Machine, queue: Queue, command: Redrive) -> list[Message]:
 
 
 def _wanted(message: Message, command: Redrive, upto: int) -> bool:
-    if message.state != DEAD or message.place > upto or is_gone(message) or not flow_steps.may_redrive(message):
+    if (
+        message.state != DEAD
+        or message.place > upto
+        or is_gone(message)
+        or not flow_steps.may_redrive(message)
+    ):
         return False
     return command.reason is None or message.dead_reason == command.reason
 

@@ -220,8 +220,12 @@ def _keep(m: Machine, run: Run, event: RunEvent) -> None:
 
 def size_of(event: RunEvent) -> int:
     """What an event counts: the bytes of its type, its data and its event id."""
-    size = len(event.data) + len(event.type.encode())
-    return size if event.event_id is None else size + len(event.event_id.encode())
+    size = len(event.data) + _bytes(event.type)
+    return size if event.event_id is None else size + _bytes(event.event_id)
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def _trim(m: Machine, run: Run) -> None:

@@ -234,13 +234,16 @@ class Broker:
         return None
 
     def is_repeat(self, request: Request) -> bool:
-        """Whether the applied state already holds this request's id, or every key it enqueues under."""
+        """Whether the applied state already holds this request's id, or every key it enqueues or appends under."""
         machine = self.machine
         if request.request_id is not None and machine.replies.get(request.request_id) is not None:
             return True
         command = request.command
         if isinstance(command, Publish):
             return publishing.is_repeat(machine, command)
+        if isinstance(command, AppendRunEvents):
+            run = machine.runs.get(command.run_id)
+            return run is not None and all(new.event_id in run.event_ids for new in command.events)
         if not isinstance(command, Enqueue):
             return False
         queue = machine.queues.get(command.queue)

@@ -33,6 +33,7 @@ from trivet.units import DAY_MS
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - wall-clock times have no zone here
 _SECOND = timedelta(seconds=1)
 _FOLD_SECONDS = 25 * 3600  # no zone ever turned its clocks back further, or twice in this time
+NEVER_MS = 400 * DAY_MS  # a timetable without a next slot is looked at again after this
 _STEPS_LOOKED_AT = 24  # missed slots that are counted one by one
 
 # The names cron(8) has for the common ones; `@reboot` is none of a cluster's.
@@ -229,18 +230,3 @@ def timetable(cron_text: str | None, every_ms: int | None, timezone: str, anchor
         return cron(cron_text, timezone)
     assert every_ms is not None
     return Every(anchor_ms, every_ms)
-
-
-def upcoming(table: Timetable, after_ms: int, count: int) -> list[int]:
-    """The next slots; fewer only where an expression ends matching."""
-    found: list[int] = []
-    at: int | None = after_ms
-    while len(found) < count:
-        at = table.after(at)
-        if at is None:
-            break
-        found.append(at)
-    return found
-
-
-NEVER_MS = 400 * DAY_MS  # a timetable without a next slot is looked at again after this

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
+from heapq import nsmallest
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -270,6 +271,7 @@ class Watcher:
             (m.BYTES_OUT, links.traffic.bytes_out),
             (m.PEER_DROPS, links.traffic.drops),
             (m.EXPIRED, node.duties.expired),
+            (m.SLOTS_FIRED, node.duties.fired),
         ):
             meters.set(metric, float(value))
         meters.set(m.PRESSURE, float(pressure.disk or pressure.floor), reason="disk")
@@ -283,6 +285,10 @@ class Watcher:
             meters.set(m.ALARM, 1, alarm=alarm.split(":")[0])
         self._refresh_totals(meters)
         self._refresh_queues(meters)
+        self._refresh_topics(meters)
+        schedules = self._node.machine.schedules.by_name
+        meters.set(m.SCHEDULES, len(schedules))
+        meters.set(m.SCHEDULES_BLOCKED, sum(one.blocked is not None for one in schedules.values()))
 
     def _refresh_totals(self, meters: Metrics) -> None:
         """Differences since the last scrape, so that a deleted queue does not make a counter fall."""
@@ -321,6 +327,16 @@ class Watcher:
             meters.set(m.QUEUE_BYTES, queue["bytes"], queue=name)
             age_ms = queue.get("oldest_ready_age_ms")
             meters.set(m.QUEUE_OLDEST_SECONDS, 0 if age_ms is None else age_ms / 1000, queue=name)
+
+    def _refresh_topics(self, meters: Metrics) -> None:
+        """The first so many by name, as of queues. Their groups are queues."""
+        topics = self._node.machine.topics
+        meters.set(m.TOPICS, len(topics))
+        for metric in (m.TOPIC_MESSAGES, m.TOPIC_BYTES):
+            meters.clear(metric)
+        for name in nsmallest(m.QUEUE_LABELS_MAX, topics):
+            meters.set(m.TOPIC_MESSAGES, topics[name].entries.live, topic=name)
+            meters.set(m.TOPIC_BYTES, topics[name].bytes, topic=name)
 
 
 def _tzdata_version() -> str | None:

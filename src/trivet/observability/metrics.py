@@ -111,8 +111,19 @@ FORGOTTEN = _declare(
     "What left before its time because there was too much of it: settled tokens, kept results, dead letters, runs.",
     ("what",),
 )
+SCHEDULES = _declare("gauge", "trivet_schedules", "Schedules that exist.")
+SCHEDULES_BLOCKED = _declare(
+    "gauge", "trivet_schedules_blocked", "Schedules whose next slot could not be enqueued yet."
+)
+SLOTS_FIRED = _declare(
+    "counter", "trivet_schedule_slots_fired_total", "Slots that got their message while this node led."
+)
 RUNS = _declare("gauge", "trivet_runs", "Runs that are remembered.")
 RUN_EVENT_BYTES = _declare("gauge", "trivet_run_event_bytes", "Bytes of the events of all runs.")
+
+TOPICS = _declare("gauge", "trivet_topics", "Topics that exist.")
+TOPIC_MESSAGES = _declare("gauge", "trivet_topic_messages", "Messages that a topic keeps.", ("topic",))
+TOPIC_BYTES = _declare("gauge", "trivet_topic_bytes", "Bytes of the messages that a topic keeps.", ("topic",))
 
 # --- http ---------------------------------------------------------------------------------------------
 REQUESTS = _declare(

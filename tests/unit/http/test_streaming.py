@@ -237,6 +237,36 @@ def test_r26_streams_count_among_what_waits_on_a_node() -> None:
     asyncio.run(story())
 
 
+def test_a_position_beyond_the_run_is_judged_by_the_leader_at_once() -> None:
+    async def story() -> None:
+        node = Following()
+        async with serving(node) as url:
+            node.make_run()
+            async with opened(url, "?after=9") as (_, events):
+                gap, first = await take(events, 2)
+                assert (gap.type, gap.id, gap.data) == ("gap", 0, {"after": 9, "first_id": 1})
+                assert first.id == 1
+
+    asyncio.run(story())
+
+
+def test_r12_known_event_ids_are_answered_under_pressure() -> None:
+    async def story() -> None:
+        node = Following()
+        async with serving(node) as url, aiohttp.ClientSession() as http:
+            node.make_run()
+            told = {"events": [{"type": "t", "event_id": "e1"}]}
+            async with http.post(url + PATH, json=told) as first:
+                assert first.status == 201
+            node.pressed = "memory"
+            async with http.post(url + PATH, json=told) as again:
+                assert (await again.json())["events"] == [{"id": 2, "duplicate": True}]
+            async with http.post(url + PATH, json={"events": [{"type": "t"}]}) as new:
+                assert new.status == 429
+
+    asyncio.run(story())
+
+
 def test_a_slow_reader_costs_a_page_and_is_cut_off_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes nothing: what the node holds for it stays small however many events come (R29)."""
     held: list[int] = []

@@ -13,6 +13,7 @@ from trivet.machine import flow_steps, invariants, run_views, runs, snapshotting
 from trivet.machine.commands import Draft, Extras
 from trivet.machine.ids import message_id
 from trivet.machine.run_commands import (
+    NewRunEvent,
     ReplayRun,
 )
 from trivet.machine.snapshotting import NOTHING_YET, Builder, Walk
@@ -250,3 +251,34 @@ def test_what_a_saga_did_or_undid_is_not_replayed() -> None:
     assert kit(ReplayRun(made.run_id)).messages == ()
     kit.pass_ms(0)
     assert kit(ReplayRun(made.run_id)).messages == ()
+
+
+def test_a_replayed_message_is_given_only_results_that_have_a_name() -> None:
+    kit = make()
+    first = kit.put_step(None)
+    second = kit.put_step("b", depends_on=(first,))
+    finish(kit)
+    finish(kit)
+    (again,) = kit.replay("b")
+    assert kit.m.messages[again].draft.extras.depends_on == (first,)
+    assert flow_steps.parents(kit.m, kit.m.messages[again]) == {}
+    assert flow_steps.parents(kit.m, kit.m.messages[second]) is None
+
+
+def test_lists_and_pages() -> None:
+    kit = make()
+    for run in ("a", "b", "c"):
+        kit.put_step(run=run)
+    found, following = run_views.runs(kit.m, 2)
+    assert [one["run_id"] for one in found] == ["a", "b"] and following == kit.run("b").number
+    rest, end = run_views.runs(kit.m, 2, following)
+    assert [one["run_id"] for one in rest] == ["c"] and end is None
+    kit.append(*[NewRunEvent("t", b"1" * 100)] * 3, run="a")
+    page = run_views.events(kit.m, "a", 1, 10)
+    assert page is not None
+    assert ([event.id for event in page.events], page.first_id, page.next_id) == ([2, 3, 4], 1, 5)
+    for most, ids in ((1, [2]), (101, [2]), (202, [2, 3]), (1000, [2, 3, 4])):
+        page = run_views.events(kit.m, "a", 1, 10, most)
+        assert page is not None and [event.id for event in page.events] == ids
+    page = run_views.events(kit.m, "a", 4, 10)
+    assert page is not None and page.events == []

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.unit.machine.kit import START_MS
+from tests.unit.machine.kit import START_MS, Kit
 from tests.unit.machine.test_schedules import MINUTE, fire, made, of, put
 from trivet.machine import commands as c
-from trivet.machine import invariants, schedule_laws
+from trivet.machine import ids, invariants, schedule_laws, schedule_views, views
 from trivet.machine.schedules import Blocked, Fired, Schedules
 from trivet.machine.snapshotting import NOTHING_YET, SCHEDULES, Builder, Walk, dismantle, state_digest
 
@@ -85,3 +85,58 @@ def test_the_laws_see_what_is_wrong() -> None:
     assert not schedule_laws.broken(kit.m)
     table.due.live += 1
     assert schedule_laws.broken(kit.m)
+
+
+# --- views --------------------------------------------------------------------------------------------
+
+
+def test_a_schedule_is_shown_with_its_message() -> None:
+    kit = Kit()
+    backoff = c.Backoff("fixed", 5)
+    extras = c.Extras(run_id="r", step_id="s", max_attempts=2, backoff=backoff, lease_ms=9, retention_ms=0)
+    draft = c.Draft(
+        b"1", content_type="t", headers={"h": "v"}, priority=3, delay_ms=5, ttl_ms=7, group="g", extras=extras
+    )
+    put(kit, draft=draft)
+    shown = schedule_views.schedule(kit.m, "s")
+    assert shown is not None
+    message = shown["message"]
+    assert message.pop("body") == views.Body(b"1", c.CODEC_JSON, "t")
+    assert message.pop("backoff") == views.backoff(backoff)
+    assert message == {
+        "content_type": "t", "headers": {"h": "v"}, "ttl_ms": 7, "group": "g", "priority": 3, "delay_ms": 5,
+        "run_id": "r", "step_id": "s", "max_attempts": 2, "lease_ms": 9, "retention_ms": 0,
+    }  # fmt: skip
+    assert schedule_views.schedule(kit.m, "t") is None
+    put(kit, draft=c.Draft(b"2"))
+    shown = schedule_views.schedule(kit.m, "s")
+    assert shown is not None and list(shown["message"]) == ["body"]
+
+
+def test_what_is_shown_of_its_slots() -> None:
+    kit = made()
+    assert schedule_views.shown(of(kit))["next_slot_at_ms"] is None, "the leader has not computed it"
+    end = fire(kit, START_MS + MINUTE, passed=2)
+    kit.queue(max_messages=0)
+    fire(kit, START_MS + 2 * MINUTE)
+    shown = schedule_views.shown(of(kit))
+    assert shown["next_slot_at_ms"] == START_MS + 2 * MINUTE
+    assert shown["last_fire"] == {
+        "slot_ms": START_MS + MINUTE, "message_id": ids.message_id(end.message or 0), "by_hand": False,
+    }  # fmt: skip
+    assert shown["last_skip"] == {"slot_ms": START_MS + MINUTE, "reason": "missed"}
+    assert shown["blocked"] == {
+        "code": "queue_full", "since_at_ms": kit.now, "retry_at_ms": kit.now + 1000, "tries": 1,
+    }  # fmt: skip
+    kit(c.PauseSchedule("s", True))
+    assert schedule_views.shown(of(kit))["next_slot_at_ms"] is None
+
+
+def test_schedules_are_listed_by_name() -> None:
+    kit = Kit()
+    for name in ("c", "a", "b"):
+        put(kit, name)
+    page, following = schedule_views.schedules(kit.m, 2, None)
+    assert [one["name"] for one in page] == ["a", "b"] and following == "b" and "message" not in page[0]
+    page, following = schedule_views.schedules(kit.m, 2, "b")
+    assert [one["name"] for one in page] == ["c"] and following is None

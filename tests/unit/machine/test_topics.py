@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from tests.machine.harness import rebuilt
 from tests.unit.machine.kit import Kit, code, derived, dump, rebuild
 from trivet.limits import FAN_OUT_MAX, GROUPS_PER_TOPIC_MAX, QUEUES_MAX, TOPICS_MAX
 from trivet.machine import commands as c
-from trivet.machine import invariants, publishing, views
+from trivet.machine import invariants, publishing, topic_views, views
 from trivet.machine.replies import Done, GroupSaved, Published, Refusal, Replayed, TopicSaved
 
 
@@ -72,7 +73,7 @@ def test_r28_a_publish_reaches_every_group_in_one_command() -> None:
 def test_the_messages_of_one_entry_share_its_draft_also_after_a_snapshot() -> None:
     kit = Topics("a", "b")
     reply = kit.publish("x", c.Draft(b"1", group="g", key="k", delay_ms=5))
-    for m in (kit.m, rebuild(dump(kit.m))):
+    for m in (kit.m, rebuild(dump(kit.m)), rebuilt(kit.m)):
         for at, entry in enumerate(m.topics["t"].entries.after(-1)):
             drafts = [m.messages[numbers[at]].draft for numbers in reply.numbers]
             assert all(draft is entry.draft for draft in drafts)
@@ -425,3 +426,70 @@ def test_deleting_a_topic_deletes_its_groups_and_frees_its_name_at_once() -> Non
         assert list(each.m.topics_by_number.values()) == list(each.m.topics.values())
     assert dump(twin.m) == dump(kit.m)
     assert kit.offsets("a") == [0]
+
+
+# --- views --------------------------------------------------------------------------------------------
+
+
+def test_topics_are_shown_by_name_a_page_at_a_time() -> None:
+    kit = Topics("b", "a")
+    for name in ("u", "s"):
+        kit(c.PutTopic(name, 5, 6))
+    first, following = topic_views.topics(kit.m, 2)
+    assert [each["topic"] for each in first] == ["s", "t"] and following == "t"
+    rest, following = topic_views.topics(kit.m, 2, following)
+    assert [each["topic"] for each in rest] == ["u"] and following is None
+    shown = topic_views.topic(kit.m, "t")
+    assert shown is not None
+    assert [each["group"] for each in shown["groups"]] == ["a", "b"]
+    assert topic_views.topic(kit.m, "x") is None
+
+
+def test_entries_are_shown_by_offset_up_to_a_count_or_a_size() -> None:
+    kit = Topics(retention_messages=3)
+    extras = c.Extras(tenant_id="me")
+    kit.publish(
+        "0", c.Draft(b"11", content_type="t", headers={"h": "v"}, group="g", key="k", extras=extras), "2", "3"
+    )
+
+    def offsets(*asked: int) -> tuple[list[int], int | None]:
+        found = topic_views.entries(kit.m, "t", *asked)
+        assert found is not None
+        return [each["offset"] for each in found[0]], found[1]
+
+    assert offsets(0, 10) == ([1, 2, 3], None)
+    assert offsets(2, 1) == ([2], 3)
+    assert offsets(3, 1) == ([3], None)
+    assert offsets(9, 1) == ([], None)
+    assert offsets(0, 10, 1) == ([1], 2)
+    assert offsets(0, 10, 7) == ([1, 2], 3)
+    page = topic_views.entries(kit.m, "t", 1, 1)
+    assert page is not None
+    (shown,) = page[0]
+    assert shown == {
+        "topic": "t",
+        "offset": 1,
+        "tenant_id": "me",
+        "body": views.Body(b"11", 0, "t"),
+        "priority": 0,
+        "published_at_ms": kit.now,
+        "content_type": "t",
+        "headers": {"h": "v"},
+        "group": "g",
+        "idempotency_key": "k",
+    }
+    assert topic_views.entries(kit.m, "x", 0, 1) is None
+
+
+def test_a_publish_whose_keys_are_all_known_is_a_repeat() -> None:
+    """The node asks before it refuses for reasons of its own (R12)."""
+    kit = Topics()
+    kit.publish(c.Draft(key="k", key_window_ms=10), c.Draft(key="j"))
+    known = c.Publish("t", (c.Draft(key="k"), c.Draft(key="j")))
+    assert publishing.is_repeat(kit.m, known)
+    assert not publishing.is_repeat(kit.m, c.Publish("t", (*known.drafts, c.Draft())))
+    assert not publishing.is_repeat(kit.m, c.Publish("x", known.drafts))
+    kit(c.PutTopic("t", 5, 5))
+    kit.now += 10
+    kit(c.PutTopic("t", 5, 5))
+    assert not publishing.is_repeat(kit.m, known)

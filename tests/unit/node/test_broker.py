@@ -11,8 +11,26 @@ from tests.loopback import Loopback
 from trivet.consensus.port import Applied, NotProposed
 from trivet.errors import TrivetError
 from trivet.limits import ENTRY_BYTES_TARGET
-from trivet.machine.commands import Draft, Enqueue, Lease, PutQueue, QueueConfig, Release, Request
-from trivet.machine.replies import Leased
+from trivet.machine.commands import (
+    Draft,
+    Enqueue,
+    Fire,
+    FireSchedules,
+    Lease,
+    PauseSchedule,
+    Publish,
+    PutGroup,
+    PutQueue,
+    PutSchedule,
+    PutTopic,
+    QueueConfig,
+    Release,
+    ReplayGroup,
+    Request,
+    RunSchedule,
+    ScheduleSpec,
+)
+from trivet.machine.replies import Leased, Published
 from trivet.node import broker as broker_module
 from trivet.node.waiters import Ask
 from trivet.wire.entry import decode_entry
@@ -389,5 +407,43 @@ def test_a_lease_that_was_not_proposed_ends_its_poll() -> None:
         assert node.waiters.parked == 0
         node.hold = False
         assert await node.waiters.lease(Ask(("q",), "c")) is not None, "its share is free again"
+
+    run(test)
+
+
+def test_a_publish_makes_messages_and_is_refused_under_pressure_but_not_its_repeat() -> None:
+    """R10, R12: a group that starts with what is kept, too; one that starts at the end adds nothing."""
+
+    async def test(node: Loopback) -> None:
+        known = Publish("t", (Draft(b"1", key="k"),))
+        await node.broker.submit(Request(PutTopic("t", 1000, 1000)))
+        await node.broker.submit(Request(known))
+        node.pressure = lambda: "memory"  # type: ignore[method-assign]
+        again = await node.broker.submit(Request(known))
+        assert isinstance(again.answer.reply, Published) and again.answer.reply.duplicates == (0,)
+        await node.broker.submit(Request(PutGroup("t", "end", QueueConfig())))
+        for command in (
+            Publish("t", (Draft(b"1", key="k"), Draft(b"2"))),
+            PutGroup("t", "start", QueueConfig(), from_offset=0),
+            PutGroup("t", "start", QueueConfig(), from_at_ms=0),
+            ReplayGroup("t", "end", from_offset=0),
+        ):
+            with pytest.raises(TrivetError) as refused:
+                await node.broker.submit(Request(command))
+            assert refused.value.code == "memory_pressure", command
+
+    run(test)
+
+
+def test_slots_make_messages_and_are_refused_under_pressure() -> None:
+    async def test(node: Loopback) -> None:
+        spec = ScheduleSpec("q", Draft(), every_ms=1000)
+        await node.broker.submit(Request(PutSchedule("s", spec)))
+        node.pressure = lambda: "disk"  # type: ignore[method-assign]
+        for command in (FireSchedules((Fire("s", 1, 1, 2),)), RunSchedule("s")):
+            with pytest.raises(TrivetError) as refused:
+                await node.broker.submit(Request(command))
+            assert refused.value.code == "disk_full"
+        await node.broker.submit(Request(PauseSchedule("s", True)))
 
     run(test)
