@@ -94,9 +94,7 @@ class Replay:
             digest = slot_digest(message.queue.name, draft.key or "")
         numbers = self.expected.numbers.get(digest, [])
         if not numbers and isinstance(body, dict):
-            listed = self.expected.origins.get(
-                (body.get("op"), body.get("i"), group_of(message.queue.name))
-            )
+            listed = self.expected.origins.get((body.get("op"), body.get("i"), group_of(message.queue.name)))
             numbers = [] if listed is None else [listed]
         at = self.given[digest]
         self.given[digest] = at + 1

@@ -73,9 +73,9 @@ BUGS = (
             ),
             Edit(
                 "http/leader.py",
-                '        raise TrivetError("outcome_unknown", why',
+                '        why = f"the connection to the leader at {url} broke',
                 "        if again:\n            return await _forward(call, url, False)\n"
-                '        raise TrivetError("outcome_unknown", why',
+                '        why = f"the connection to the leader at {url} broke',
             ),
         ),
         (directed("tests/unit/http/test_leader.py"),),
@@ -87,7 +87,7 @@ BUGS = (
         (
             Edit(
                 "client/session.py",
-                "        headers = call.headers\n",
+                "        headers = {**call.headers, **self._credentials(origin)}\n",
                 '        headers = {**call.headers, "Idempotency-Key": secrets.token_hex(16)}\n',
             ),
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from chaos.gallery.bug import Bug, Edit
-from chaos.gallery.instruments import cuts, random_logs, simulator
+from chaos.gallery.instruments import cuts, directed, random_logs, simulator
 
 BUGS = (
     Bug(
@@ -89,8 +89,8 @@ BUGS = (
         (
             Edit(
                 "machine/core.py",
-                "            data.draft,\n            data.state,\n",
-                "            data.draft,\n            2 if data.state == 4 else data.state,\n",
+                "topics.shared(queue.topic, data.draft),\n            data.state,\n",
+                "topics.shared(queue.topic, data.draft),\n            2 if data.state == 4 else data.state,\n",
             ),
         ),
         (cuts(),),
@@ -166,7 +166,7 @@ BUGS = (
                 "            _ack_one(m, message, command.items[0])\n        return plan\n",
             ),
         ),
-        (random_logs(),),
+        (directed("tests/unit/machine/test_ack_with_enqueue.py"),),
     ),
     Bug(
         "dead-letter-one-attempt-early",

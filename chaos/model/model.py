@@ -149,7 +149,11 @@ class Model(Runs, Schedules, Ledger):
 
     def is_token_of(self, token: Any, m: Message) -> bool:
         """Of a message whose id nobody was told, no token can be judged: it is taken on its fence."""
-        return m.number is None or m.number < 0 or bool(lease_mac(self.secret, token.fence, m.number) == token.mac)
+        return (
+            m.number is None
+            or m.number < 0
+            or bool(lease_mac(self.secret, token.fence, m.number) == token.mac)
+        )
 
     def renew(self, m: Message, length: int) -> int:
         lease = m.lease

@@ -263,7 +263,7 @@ OPERATIONS = frozenset(
         *("ack", "browse", "cancel", "dead_letters", "effect_begin", "effect_commit", "enqueue", "extend"),
         *("publish", "put_topic", "append_events", "read_events", "follow"),
         *("lease", "nack", "patch_queue", "put_queue", "read_message", "read_queue", "redrive", "release"),
-        *("create_flow", "read_flow"),
+        *("create_flow", "read_flow", "put_schedule", "read_schedule"),
     }
 )
 
@@ -303,6 +303,7 @@ def test_a_whole_load_drains_and_knows_the_end_of_every_message(tmp_path: Path) 
     assert {op for op, _, _ in states.values()} <= {one.op for one in calls if one.type == "ok"} | unknown
     assert {state for _, _, state in states.values()} == {"done", "dead", "cancelled"}
     assert {w for _, w, state in states.values() if state != "done"} == {"dead_letters", "flows", "mixes"}
+    assert _made_by_schedules(calls) == {"done"}
     # The broker let no zombie through, and the outside world saw each deed once.
     zombie = [one for one in calls if one.proc.startswith("zombies.zombie-1")]
     assert zombie and not any(one.type == "ok" for one in zombie)
@@ -329,4 +330,16 @@ def _ends(calls: list[Operation]) -> dict[str, tuple[int, str, str]]:
         for call in calls
         if call.f == "browse" and call.proc.startswith("load.drain")
         for one in call.result["messages"]
+        if "op" in one["body"]
+    }
+
+
+def _made_by_schedules(calls: list[Operation]) -> set[str]:
+    """In which states the browse at the end saw them."""
+    return {
+        one["state"]
+        for call in calls
+        if call.f == "browse" and call.proc.startswith("load.drain")
+        for one in call.result["messages"]
+        if "schedule" in one["body"]
     }

@@ -173,7 +173,14 @@ class Author:
         some = (self.rng.choice(known) for _ in range(self.rng.choice((1, 3))))
         return c.FireSchedules(
             tuple(
-                c.Fire(one.name, one.revision, self.now, self.now + 1000, self.rng.random() < 0.8, self.rng.choice((0, 2)))
+                c.Fire(
+                    one.name,
+                    one.revision,
+                    self.now,
+                    self.now + 1000,
+                    self.rng.random() < 0.8,
+                    self.rng.choice((0, 2)),
+                )
                 for one in some
             )
         )

@@ -120,7 +120,9 @@ def test_appliers_exchange_snapshots_in_slices_while_entries_go_on(seed: int) ->
     """What a leader does for a joiner: bytes out of one applier, into another, then the rest of the log."""
     rng = random.Random(seed)
     log = [encode_entry(MACHINE_VERSION, START_MS, logs.genesis())]
-    log += [encode_entry(MACHINE_VERSION, now_ms, requests) for now_ms, requests in logs.make(seed, 2 * ENTRIES)]
+    log += [
+        encode_entry(MACHINE_VERSION, now_ms, requests) for now_ms, requests in logs.make(seed, 2 * ENTRIES)
+    ]
     told: list[int] = []
     leader = Applier(lambda index, effects: told.append(index))
 

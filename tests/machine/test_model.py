@@ -219,17 +219,28 @@ class MachineAgainstModel(RuleBasedStateMachine):
 
     # --- schedules --------------------------------------------------------------------------------------
 
-    @rule(data=st.data(), name=SCHEDULES, revision=st.sampled_from((None, None, None, 4)), request_id=request_ids)
+    @rule(
+        data=st.data(),
+        name=SCHEDULES,
+        revision=st.sampled_from((None, None, None, 4)),
+        request_id=request_ids,
+    )
     def put_schedule(self, data: Any, name: str, revision: int | None, request_id: str | None) -> None:
         spec = data.draw(schedule_specs())
-        self.do(c.PutSchedule(name, spec, revision, data.draw(st.sampled_from((True, True, False)))), request_id)
+        self.do(
+            c.PutSchedule(name, spec, revision, data.draw(st.sampled_from((True, True, False)))), request_id
+        )
 
     @rule(data=st.data(), count=st.integers(1, 4), auto_create=st.sampled_from((True, True, False)))
     def fire_schedules(self, data: Any, count: int, auto_create: bool) -> None:
         steps = fires(self.pair.machine.schedules.by_name, self.pair.now)
         self.do(c.FireSchedules(tuple(data.draw(steps) for _ in range(count)), auto_create))
 
-    @rule(name=SCHEDULES, what=st.sampled_from(("pause", "resume", "run", "run", "delete")), request_id=request_ids)
+    @rule(
+        name=SCHEDULES,
+        what=st.sampled_from(("pause", "resume", "run", "run", "delete")),
+        request_id=request_ids,
+    )
     def change_schedule(self, name: str, what: str, request_id: str | None) -> None:
         commands: dict[str, c.Command] = {
             "pause": c.PauseSchedule(name, True),
@@ -273,7 +284,13 @@ class MachineAgainstModel(RuleBasedStateMachine):
         some = tuple(data.draw(published(self.pair.now)) for _ in range(count))
         self.do(c.Publish(topic, some), request_id)
 
-    @rule(topic=TOPICS, group=GROUPS, config=configs, place=places, revision=st.sampled_from((None, None, None, 2)))
+    @rule(
+        topic=TOPICS,
+        group=GROUPS,
+        config=configs,
+        place=places,
+        revision=st.sampled_from((None, None, None, 2)),
+    )
     def put_group(self, topic: str, group: str, config: Any, place: Any, revision: int | None) -> None:
         at_ms, offset, inline = place
         at_ms = None if at_ms is None else self.pair.now - at_ms
@@ -283,7 +300,10 @@ class MachineAgainstModel(RuleBasedStateMachine):
     def replay_group(self, topic: str, group: str, place: Any, request_id: str | None) -> None:
         at_ms, offset, inline = place
         at_ms = None if at_ms is None else self.pair.now - at_ms
-        self.do(c.ReplayGroup(topic, group, at_ms, 0 if at_ms is None and offset is None else offset, inline), request_id)
+        self.do(
+            c.ReplayGroup(topic, group, at_ms, 0 if at_ms is None and offset is None else offset, inline),
+            request_id,
+        )
 
     @rule(topic=TOPICS, group=GROUPS, count=st.integers(1, 4))
     def lease_of_a_group(self, topic: str, group: str, count: int) -> None:
@@ -292,7 +312,9 @@ class MachineAgainstModel(RuleBasedStateMachine):
     @rule(
         topic=TOPICS,
         group=GROUPS,
-        kind=st.sampled_from((c.PurgeQueue, c.PurgeDead, c.Redrive, c.PauseQueue, c.DeleteQueue, c.DeleteTopic, 0)),
+        kind=st.sampled_from(
+            (c.PurgeQueue, c.PurgeDead, c.Redrive, c.PauseQueue, c.DeleteQueue, c.DeleteTopic, 0)
+        ),
     )
     def on_a_groups_queue(self, topic: str, group: str, kind: Any) -> None:
         if kind == c.DeleteTopic:

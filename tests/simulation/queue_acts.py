@@ -35,7 +35,7 @@ WEIGHTS = {
     "enqueue": 10.0, "lease": 11.0, "ack": 8.0, "child": 2.0, "nack": 3.0, "extend": 1.5, "release": 1.0,
     "effect": 3.0, "late": 1.0, "cancel": 0.8, "patch": 0.8, "progress": 0.6, "redrive": 0.8, "pause": 0.5,
     "wild_queue": 0.7, "read": 2.0, "flow": 1.5, "schedule": 1.0, "topic": 4.0, "tell": 2.0,
-    "replay": 0.8,
+    "rerun": 1.0,
 }  # fmt: skip
 
 
@@ -85,10 +85,10 @@ class Acts(TopicActs, ScheduleActs, RunActs):
         key = f"k{rng.randrange(40)}" if rng.random() < 0.2 else None
         body = b'"%s"' % (key or "x" * rng.randrange(1, self.options.op_bytes + 1)).encode()
         extras = None
-        if rng.random() < 0.25:
+        if rng.random() < 0.15:
             recent = [n for n in self.numbers[queue][-6:] if rng.random() < 0.5][:3]
             extras = c.Extras(
-                run_id=rng.choice((None, *RUNS)), max_attempts=rng.choice((None, None, 1, 2)),
+                run_id=rng.choice((None, *RUNS, *RUNS)), max_attempts=rng.choice((None, None, 1, 2)),
                 depends_on=tuple(recent), on_dependency_failure=rng.choice(("fail", "run")),
             )  # fmt: skip
         return c.Draft(
@@ -151,9 +151,9 @@ class Acts(TopicActs, ScheduleActs, RunActs):
             self.call(c.Ack((self._item(held),)), self.acked)
 
     def ack_all(self) -> None:
-        if self.held:
-            self.call(c.Ack(tuple(self._item(held) for held in self.held[-100:])), self.acked)
-            self.held.clear()
+        """In requests that tell no more dependents than a command does at once: the model tells all of them."""
+        while self.held:
+            self.call(c.Ack(tuple(self._item(held) for held in self.held[-30:])), self.acked)
 
     def _child(self) -> None:
         """A pipeline: this message is done and the next one exists, or neither (R15)."""

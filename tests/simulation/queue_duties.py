@@ -74,7 +74,9 @@ class LeaderDuties(Workload):
             self._firing[node.name] = office
             self._duty(node, command, self._firing)
 
-    def _duty(self, node: SimNode, command: c.Command, busy: dict[str, tuple[int, int]] | None = None) -> None:
+    def _duty(
+        self, node: SimNode, command: c.Command, busy: dict[str, tuple[int, int]] | None = None
+    ) -> None:
         def ended(_: Outcome) -> None:
             (self._expiring if busy is None else busy).pop(node.name, None)
 

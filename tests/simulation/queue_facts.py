@@ -13,7 +13,7 @@ DEFAULTS = c.QueueConfig()
 
 @dataclass
 class Fact:
-    """One message. `rank`: its place among all messages, new with a redrive (R21, R23)."""
+    """One message. `rank`: its place among all messages, new with a redrive (R21, R23), 0 for unknown."""
 
     queue: str
     draft: c.Draft

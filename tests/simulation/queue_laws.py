@@ -187,8 +187,8 @@ class QueueLaws:
     def _in_order(self, what: str, fact: Fact) -> None:
         """R21: once a later one of its group was delivered, an earlier one had ended for good."""
         group = fact.draft.group
-        if group is None or self.queues.loose_groups(fact.queue):
-            return
+        if group is None or not fact.rank or self.queues.loose_groups(fact.queue):
+            return  # without a rank: a wild group caught up, and no answer said when this one came
         newest = self.newest_in_group.get((fact.queue, group), 0)
         if fact.rank < newest:
             self.violate("order in a group", f"{what} of {fact.queue}/{group}: rank {fact.rank} < {newest}")

@@ -37,6 +37,7 @@ class Referee(Pair):
         self.done: set[int] = set()
         self.world = world
         self.requests = 0
+        self.left_behind = False
 
     def entry(self, index: int, data: bytes, answers: list[r.Answer]) -> None:
         """`answers`: what the cluster answered."""
@@ -64,12 +65,19 @@ class Referee(Pair):
                 self._differ(index, request, f"machine {plain(reply)}, model {expected}")
             if answer.repeated != repeated:
                 self._differ(index, request, f"repeated: machine {answer.repeated}, model {repeated}")
+            if machine.resolving.live or machine.flow_work.live:
+                # More than a command may do (R25) is left to `Expire`; the model does all of it at once.
+                self.world.count("left the model behind")
+                self.requests, self.left_behind = REQUESTS_MAX, True
+                return
         machine.end_entry()
         if self.requests >= REQUESTS_MAX:
             self.close()
 
     def close(self) -> None:
         """The whole states, once."""
+        if self.left_behind:
+            return
         try:
             self.compare()
         except AssertionError as error:

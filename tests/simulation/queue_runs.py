@@ -88,7 +88,9 @@ class RunLaws:
             message = self.machine.find(one.message)
             if message is not None:
                 mortal = bool(message.expires_at_ms)
-                self._facts[one.message] = Fact(message.queue.name, message.draft, self._rank(), clock_ms, mortal)
+                self._facts[one.message] = Fact(
+                    message.queue.name, message.draft, self._rank(), clock_ms, mortal
+                )
 
     # --- readers ----------------------------------------------------------------------------------------
 
@@ -149,11 +151,18 @@ class RunLaws:
                 pass
             run = machine.runs.get(reader.run_id)
             if run is not None and run.number == reader.number and reader.position != run.next_id - 1:
-                self.world.violate("events in order", f"{reader.run_id} ends at {reader.position}, {run.next_id}")
+                self.world.violate(
+                    "events in order", f"{reader.run_id} ends at {reader.position}, {run.next_id}"
+                )
         numbers = {reader.number for reader in readers}
         for (number, at), new in self._appended.items():
             run = next((run for run in machine.run_index.after(0) if run.number == number), None)
-            if run is not None and number in numbers and (number, at) not in self._told and at >= run.first_id:
+            if (
+                run is not None
+                and number in numbers
+                and (number, at) not in self._told
+                and at >= run.first_id
+            ):
                 self.world.violate("event lost", f"{new} of {run.run_id} at {at}")
 
 
@@ -196,6 +205,5 @@ class RunActs(Callers):
             self._told_before.append((run_id, events))
         self.call(AppendRunEvents(run_id, events))
 
-    def _replay(self) -> None:
+    def _rerun(self) -> None:
         self.call(ReplayRun(self.rng.choice(RUNS), None, self.rng.choice((1, 3))))
-

@@ -87,7 +87,12 @@ class ScheduleFact:
     def _grid(self) -> tuple[int, int]:
         if self.spec.every_ms is not None:
             return self.spec.every_ms, self.anchor_ms
-        return (60_000 if self.spec.cron == "* * * * *" else 120_000), 0
+        if self.spec.cron == "* * * * *":
+            return 60_000, 0
+        return (
+            120_000,
+            60_000 if self.spec.timezone == "Asia/Kathmandu" else 0,
+        )  # 5:45 ahead: even minutes are odd
 
     def timetable(self) -> tuple[str | None, int | None, str]:
         return self.spec.cron, self.spec.every_ms, self.spec.timezone

@@ -87,19 +87,21 @@ class QueueWorkload(Acts):
             for queue in (*STEADY, *WILD):
                 self.call(c.PauseQueue(queue, False, False))
         self.ack_all()
-        self.lease_from(STEADY, 100, 2000)
-        self.lease_from(("w1",), 100, 2000)
-        self.lease_from(("w2",), 100, 2000)
-        for group in (*STEADY_GROUPS, *WILD_GROUPS):
-            self.lease_from((group,), 100, 2000)
+        # One by one: where a queue was never made, the whole request would be refused.
+        for queue in (*STEADY, "w1", "w2", *STEADY_GROUPS, *WILD_GROUPS):
+            self.lease_from((queue,), 100, 2000)
         self.flush()
 
     def drained(self, machine: Any) -> bool:
         """No call is open, nothing waits or runs in any queue, and no group has to catch up."""
-        return not self.calls and not machine.catching_up and not any(
-            queue.counts[state]
-            for queue in machine.queues.values()
-            for state in (BLOCKED, DELAYED, READY, LEASED)
+        return (
+            not self.calls
+            and not machine.catching_up
+            and not any(
+                queue.counts[state]
+                for queue in machine.queues.values()
+                for state in (BLOCKED, DELAYED, READY, LEASED)
+            )
         )
 
     def account(self, machine: Any) -> None:

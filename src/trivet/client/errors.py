@@ -165,6 +165,10 @@ class TooManyGroups(ApiError):
     pass
 
 
+class TooManySchedules(ApiError):
+    pass
+
+
 class Internal(ApiError):
     pass
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from trivet.units import Clock
@@ -23,6 +24,7 @@ class Lease:
         "effects",
         "lease_ms",
         "lost",
+        "reporter",
         "trusted_until_s",
         "writer",
     )
@@ -34,7 +36,8 @@ class Lease:
         self.cancelled = False
         self.lost = False
         self.effects: list[dict[str, Any]] = []  # committed together with the ack
-        self.writer: RunWriter | None = None  # a worker gives it one
+        self.writer: RunWriter | None = None  # a worker gives it both
+        self.reporter: Callable[..., Awaitable[Any]] | None = None
         self._clock = clock
 
     @property
@@ -91,6 +94,13 @@ class Lease:
         if self.writer is None:
             raise ValueError("only a worker's handler can emit, and only for a message with a run_id")
         await self.writer.emit(type, data)
+
+    async def progress(self, percent: int | None = None, note: str | None = None) -> None:
+        """Show how far the work is, from a worker's handler. Counts as a heartbeat, and tells whether somebody
+        cancelled the message: then `cancelled` is set (and the worker stops the handler)."""
+        if self.reporter is None:
+            raise ValueError("only a worker's handler can report; use client.progress(lease, …)")
+        await self.reporter(self, percent=percent, note=note)
 
     def remaining_s(self) -> float:
         """How long this lease may still be trusted; 0 when not at all."""

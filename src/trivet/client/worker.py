@@ -245,6 +245,7 @@ class Worker:
     # --- handling -----------------------------------------------------------------------------------
 
     async def _handle(self, lease: Lease) -> None:
+        lease.reporter = self.client.progress
         if lease.run_id is not None:
             lease.writer = RunWriter(self.client, lease.run_id, lease.token)
         try:

@@ -79,7 +79,9 @@ from trivet.machine.tables import NumberTable, TextTable
 from trivet.machine.topic_records import OfTopics, Topic, TopicKey
 from trivet.machine.transitions import BrokenInvariant
 
-Record = Message | Queue | KeyRecord | EffectRecord | Sweep | schedules.Schedule | Flow | Run | RunEvent | OfTopics
+Record = (
+    Message | Queue | KeyRecord | EffectRecord | Sweep | schedules.Schedule | Flow | Run | RunEvent | OfTopics
+)
 Armed = Message | KeyRecord | EffectRecord | Flow | Run | Topic | TopicKey
 W = TypeVar("W", Message, KeyRecord, EffectRecord, Flow, Topic, TopicKey)
 

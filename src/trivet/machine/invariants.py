@@ -335,9 +335,7 @@ def _check_deadlines(m: Machine, report: _Report) -> None:
             others.append((record.expires_at_ms, record))
     for queue in (*m.queues.values(), *m.dying.values()):
         others += [(key.expires_at_ms, key) for key in queue.keys.values() if key.wake_key]
-    others += [
-        (run.changed_at_ms + 3_600_000, run) for run in m.run_index.after(0) if not run.messages.live
-    ]
+    others += [(run.changed_at_ms + 3_600_000, run) for run in m.run_index.after(0) if not run.messages.live]
     others += topic_laws.deadlines(m)
     others += [(flow.ended_at_ms + 3_600_000, flow) for flow in m.flow_index.after(0) if flow.end_key]
     for what, heap, wanted in (

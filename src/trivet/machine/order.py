@@ -103,18 +103,23 @@ class LazyHeap(Generic[R]):
         keys, run, current = self.run_keys, self.run, self._current
         for _ in range(2 * count):
             if not run or current(run[0]) == keys[0]:
-                return
+                break
             keys.popleft()
             run.popleft()
+        # What does not count any more keeps its record alive: one old entry in front must not hold all behind it.
+        if self._old or self._old_run:
+            self._migrate(count)
+        elif len(run) + len(self._heap) > 2 * self.live + self.slack:
+            self._renew()
 
     def _renew(self) -> None:
         self._old, self._old_keys, self._old_run = self._heap, self.run_keys, self.run
         self._heap, self.run_keys, self.run = [], deque(), deque()
 
-    def _migrate(self) -> None:
+    def _migrate(self, times: int = 1) -> None:
         # The last leaf of a heap, and the first entry of a run, can be taken without breaking it.
         old, old_run, heap, current = self._old, self._old_run, self._heap, self._current
-        for _ in range(MIGRATE_STEP):
+        for _ in range(MIGRATE_STEP * times):
             if old:
                 entry = old.pop()
             elif old_run:

@@ -303,6 +303,47 @@ def test_progress_is_a_heartbeat_and_tells_of_a_cancellation() -> None:
     asyncio.run(story())
 
 
+def test_a_handler_shows_how_far_it_is_and_hears_of_a_cancellation() -> None:
+    heard: list[bool] = []
+
+    async def story() -> None:
+        node = Loopback()
+        async with serving(node) as url, Client([url], retry=FAST) as client:
+            made = await client.enqueue("q", 1, retention_ms=60_000)
+            shown = asyncio.Event()
+
+            async def handle(lease: Lease) -> None:
+                await lease.progress(30, "reading")
+                shown.set()
+                while not lease.cancelled:
+                    await asyncio.sleep(0.01)
+                    await lease.progress(60)
+                heard.append(lease.cancelled)
+                raise RuntimeError("not wanted any more")
+
+            worker = Worker(client, "q", handle, wait_ms=1000, lease_ms=20_000)
+            working = asyncio.create_task(worker.run())
+            await shown.wait()
+            progress = (await client.message(made["id"]))["progress"]
+            assert (progress["percent"], progress["note"]) in ((30, "reading"), (60, None))
+            await client.cancel(made["id"])
+            with pytest.raises(MessageFailed, match="cancelled"):
+                await client.result(made["id"], 10)
+            await worker.stop()
+            await working
+            (lease,) = await _one_lease(client)
+            with pytest.raises(ValueError, match="only a worker"):
+                await lease.progress(1)
+
+    asyncio.run(story())
+    assert heard == [True]
+
+
+async def _one_lease(client: Client) -> list[Lease]:
+    await client.enqueue("other", 1)
+    return await client.lease("other", "w")
+
+
 def test_without_await() -> None:
     async def serve(ready: asyncio.Future[str], done: asyncio.Event) -> None:
         async with serving(Loopback()) as url:

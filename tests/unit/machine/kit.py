@@ -145,7 +145,9 @@ def dump(m: Machine) -> dict[str, list[Any]]:
         "header": [_again(m.header(), Header)],
         "queues": [_again(queue.to_data(), QueueData) for queue in queues],
         "topics": [_again(t.to_data(), TopicData) for t in of_topics],
-        "topic entries": [_again(e.to_data(), TopicEntryData) for t in of_topics for e in t.entries.after(-1)],
+        "topic entries": [
+            _again(e.to_data(), TopicEntryData) for t in of_topics for e in t.entries.after(-1)
+        ],
         "topic keys": [_again(r.to_data(), TopicKeyData) for t in of_topics for r in t.key_index.after(0)],
         "messages": [_again(m.messages[n].to_data(), MessageData) for n in sorted(m.messages)],
         "keys": [_again(r.to_data(), KeyData) for queue in queues for r in queue.key_index.after(0)],
@@ -234,8 +236,14 @@ def derived(m: Machine) -> dict[str, Any]:
         "flows": [(f.number, f.left, f.size, f.wake_key, f.end_key) for f in m.flow_index.after(0)],
         "flow_steps": sorted((number, f.number, at) for number, (f, at) in m.flow_steps.items()),
         "topics": {
-            t.number: (t.first_offset, t.bytes, t.wake_key, t.oldest_at_ms if t.entries.live and not t.deleted else 0,
-                       sorted(t.keys), [q.uid for q in t.groups])
+            t.number: (
+                t.first_offset,
+                t.bytes,
+                t.wake_key,
+                t.oldest_at_ms if t.entries.live and not t.deleted else 0,
+                sorted(t.keys),
+                [q.uid for q in t.groups],
+            )
             for t in m.topics_by_number.values()
         },
         "catching_up": {uid: sweep.number for uid, sweep in sorted(m.catching_up.items())},

@@ -141,12 +141,17 @@ class Maker:
         rng = self.rng
         topic, group = rng.choice("ttu"), rng.choice("ab")
         name = f"{topic}:{group}"
-        place = (*rng.choice(((None, 0), (None, 0), (None, 3), (self.soon(), None))), 2)  # it catches up slowly
+        place = (
+            *rng.choice(((None, 0), (None, 0), (None, 3), (self.soon(), None))),
+            2,
+        )  # it catches up slowly
         choices: list[Command] = [
             *(c.Publish(topic, tuple(self.draft() for _ in range(rng.randint(1, 3)))) for _ in range(5)),
             *(c.Lease((name,), "w", rng.randint(1, 4)) for _ in range(3)),
             c.PutTopic(topic, rng.choice((0, 3000, 100_000)), rng.choice((0, 5, 100))),
-            c.PutGroup(topic, group, self.config(), rng.choice((None, None, 1)), *rng.choice(((None, None), place))),
+            c.PutGroup(
+                topic, group, self.config(), rng.choice((None, None, 1)), *rng.choice(((None, None), place))
+            ),
             c.PutGroup(topic, group, self.config(), None, *place),
             c.ReplayGroup(topic, group, *place),
             c.ReplayGroup(topic, group, *place),
