@@ -22,6 +22,7 @@ from trivet.machine.run_commands import (
     RunEventsAppended,
     RunReplayed,
 )
+from trivet.machine.state import LEASED
 
 RUNS = ("run", "run2")
 READERS = 4
@@ -83,8 +84,9 @@ class RunLaws:
             self.world.count("steps replayed")
             if one.message in self._facts or one.origin not in self._facts:
                 self.world.violate("replay", f"{one} at {index}")
-            if not self._facts[one.origin].ended:
-                self.world.violate("replay", f"{one} at {index}: its origin has not ended")
+            origin = self.machine.find(one.origin)
+            if origin is None or origin.state <= LEASED:
+                self.world.violate("replay", f"{one} at {index}: its origin has not ended, or is gone")
             message = self.machine.find(one.message)
             if message is not None:
                 mortal = bool(message.expires_at_ms)
