@@ -16,7 +16,7 @@ import secrets
 from collections.abc import AsyncIterator
 
 import msgspec
-from aiohttp import web
+from aiohttp import ClientConnectionResetError, web
 
 from trivet.client import Client, Lease, RunNotFound, Worker
 
@@ -117,6 +117,8 @@ def api(client: Client) -> web.Application:
                         break
         except RunNotFound:
             await response.write(b"event: end\ndata: null\n\n")
+        except ClientConnectionResetError:
+            pass  # the reader went away; it comes again with `Last-Event-ID`
         return response
 
     async def page(_request: web.Request) -> web.Response:

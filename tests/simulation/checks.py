@@ -49,6 +49,7 @@ class Checker:
         self.entries: dict[tuple[int, int], tuple[int, int]] = {}  # (index, term) -> (crc, term before)
         self.applied: dict[int, tuple[int, int]] = {}  # index -> (term, crc)
         self.committed: dict[int, int] = {}  # index -> term, as known from anybody's commit index
+        self.committed_under: dict[int, int] = {}  # index -> term of whoever was the first to know of it
         self.committed_to = 0
         self.digests: dict[int, bytes] = {}
 
@@ -102,7 +103,7 @@ class Checker:
                     "commit passes the leader's disk",
                     f"{name}: commit {commit}, durable {storage.durable_index}",
                 )
-            self._committed(name, audit.life_commit, commit, storage)
+            self._committed(name, audit.life_commit, commit, storage, term)
         audit.life_term, audit.life_commit, audit.life_applied = term, commit, applied
         if replica.is_leader and audit.led != term:
             audit.led = term
@@ -120,14 +121,17 @@ class Checker:
             self.world.violate("election safety", f"term {term} is led by {first} and by {name}")
         for index in range(storage.base_index + 1, self.committed_to + 1):
             known = self.committed.get(index)
-            if known is not None and known < term and storage.term_at(index) != known:
+            # An entry of an old term may be committed under a newer one; a late vote may make a leader of a term
+            # between the two, who need not have it (Raft 5.4: of all *higher* terms than that of the commit).
+            under = self.committed_under.get(index, term)
+            if known is not None and under < term and storage.term_at(index) != known:
                 self.world.violate(
                     "leader completeness",
                     f"{name} leads term {term} with term {storage.term_at(index)} at {index}, "
-                    f"committed there was term {known}",
+                    f"committed there was term {known}, under {under}",
                 )
 
-    def _committed(self, name: str, before: int, commit: int, storage: Any) -> None:
+    def _committed(self, name: str, before: int, commit: int, storage: Any, under: int) -> None:
         for index in range(max(before, storage.base_index) + 1, commit + 1):
             term = storage.term_at(index)
             if term is None:
@@ -135,6 +139,7 @@ class Checker:
             known = self.committed.get(index)
             if known is None:
                 known = self.committed[index] = term
+                self.committed_under[index] = under
                 holders = self.holders.get((index, term), set())
                 if len(holders) < self.quorum:
                     self.world.violate(

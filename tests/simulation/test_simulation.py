@@ -24,7 +24,7 @@ from trivet.node.garbage import MIDDLE, NEVER, YOUNG
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 8.0
 CONTROL_SEEDS = 12
-MUTANT_SEEDS = 12
+MUTANT_SEEDS = 30
 """Seeds within which a positive control, or a rule taken out, must be found out."""
 BUSY_SEED = 9
 """Its swarm has an operation every 20 ms."""
