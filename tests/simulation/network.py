@@ -160,10 +160,10 @@ class Network:
         if not self.nodes[peer].running:
             return self._break(connection, first_to_know=me)
         hello = self.nodes[peer].hello()
-        old = self._view.get((me, peer))
 
         def opened() -> None:
-            if old is not None and self._view.get((me, peer)) is old:  # newest wins
+            old = self._view.get((me, peer))  # of now: a node that was paused opens several in a row
+            if old is not None:  # the last one to be opened wins
                 del self._view[(me, peer)]
                 self._break(old, first_to_know=peer)
                 self.nodes[me].peer_down(peer)

@@ -493,5 +493,9 @@ class SimNode(HarmedDisk):
         if self.running and self.hurt and self._hurt_in == self.incarnation:
             self._down("restarted to find its rot", lose_unsynced=False, silently=False)
         if self.paused:
-            self._paused_until = self.world.now
-            self._resume()  # at once: nothing that comes now may overtake what waited
+            self.world.after(0.0, self._wake)
+
+    def _wake(self) -> None:
+        """Until here it was paused: nothing overtakes what waited."""
+        self._paused_until = self.world.now
+        self._resume()

@@ -76,8 +76,6 @@ class LazyHeap(Generic[R]):
             heappush(self._heap, (key, record))
         if self._old or self._old_run:
             self._migrate()
-        elif len(run) + len(self._heap) > 2 * self.live + self.slack:
-            self._renew()
 
     def _spill(self) -> None:
         """A few high keys do not keep all later ones from the run: they go into the heap."""
@@ -94,8 +92,6 @@ class LazyHeap(Generic[R]):
         run_keys.extend(keys)
         run.extend(records)
         self.live += len(keys)
-        if len(run) + len(self._heap) > 2 * self.live + self.slack:
-            self._renew()
 
     def drop(self, count: int = 1) -> None:
         """So many records stopped counting: their current key was changed."""

@@ -137,3 +137,12 @@ def test_a_lost_grant_of_an_unswept_queue_is_no_hindrance_for_an_ack_either() ->
     kit.put("b")
     (other,) = kit.lease()
     assert [one.status for one in kit.ack(other, effects=(EffectDone("e"),))] == ["stale_effect"]
+
+
+def test_a_repeated_begin_of_what_is_done_says_so_again() -> None:
+    kit = Kit()
+    kit(EffectCommit(held_by(kit(EffectBegin("e", "w"))), b"1"))
+    first = kit.ask(EffectBegin("e", "w"), "again")
+    second = kit.ask(EffectBegin("e", "w"), "again")
+    assert (first.reply.state, first.reply.result) == ("done", b"1") and not first.repeated  # type: ignore[union-attr]
+    assert second.repeated and second.reply == first.reply

@@ -11,6 +11,7 @@ from tests.unit.machine.test_topics import Topics
 from trivet.machine import commands as c
 from trivet.machine import invariants, publishing, topics, views
 from trivet.machine.replies import Done, Replayed
+from trivet.machine.snapshotting import dismantle
 
 
 @pytest.fixture
@@ -256,3 +257,12 @@ def test_runs_of_many_entries_are_delivered_alike_one_by_one_and_at_once() -> No
     one, other = kits
     assert dump(one.m) == dump(other.m)
     assert derived(one.m) == derived(other.m)
+
+
+def test_a_machine_with_topics_is_taken_apart() -> None:
+    kit = Topics("a", "b")
+    kit.publish(c.Draft(key="k"), "x")
+    for _ in dismantle(kit.m):
+        pass
+    m = kit.m
+    assert not (m.topics or m.topics_by_number or m.queues or len(m.messages))
