@@ -495,7 +495,6 @@ class SimNode(HarmedDisk):
         if self.paused:
             self.world.after(0.0, self._wake)
 
-    def _wake(self) -> None:
-        """Until here it was paused: nothing overtakes what waited."""
+    def _wake(self) -> None:  # paused until here: nothing overtakes what waited
         self._paused_until = self.world.now
         self._resume()
