@@ -5,33 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from trivet.client.paths import at, given, query_of
-from trivet.client.session import Session
+from trivet.client.calls import Calls, locally
+from trivet.client.paths import at, given
 
 
-class Admin:
-    """Mixed into `Client`. Answers are plain dicts in api.md's shapes."""
-
-    session: Session
-
-    async def _change(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        *,
-        request_id: str | None = None,
-        if_revision: int | None = None,
-    ) -> dict[str, Any]:
-        headers = {} if if_revision is None else {"If-Match": str(if_revision)}
-        result = await self.session.call(method, path, body, request_id=request_id, headers=headers)
-        answer: dict[str, Any] = result.data if result.data is not None else {}
-        return answer
-
-    async def _get(self, path: str, **query: Any) -> dict[str, Any]:
-        result = await self.session.call("GET", path + query_of(query))
-        answer: dict[str, Any] = result.data
-        return answer
+class Admin(Calls):
+    """Mixed into `Client`."""
 
     # --- queues -------------------------------------------------------------------------------------
 
@@ -39,14 +18,14 @@ class Admin:
         self, queue: str, *, if_revision: int | None = None, request_id: str | None = None, **config: Any
     ) -> dict[str, Any]:
         """Create, or replace the configuration: what is not given is its default."""
-        return await self._change(
+        return await self._write(
             "PUT", at("queues", queue), config, request_id=request_id, if_revision=if_revision
         )
 
     async def patch_queue(
         self, queue: str, *, if_revision: int | None = None, request_id: str | None = None, **changes: Any
     ) -> dict[str, Any]:
-        return await self._change(
+        return await self._write(
             "PATCH", at("queues", queue), changes, request_id=request_id, if_revision=if_revision
         )
 
@@ -54,31 +33,31 @@ class Admin:
         self, queue: str, *, if_revision: int | None = None, request_id: str | None = None
     ) -> dict[str, Any]:
         """With its messages."""
-        return await self._change(
+        return await self._write(
             "DELETE", at("queues", queue), request_id=request_id, if_revision=if_revision
         )
 
     async def queue(self, queue: str, *, local: bool = False) -> dict[str, Any]:
         """Configuration and counts."""
-        return await self._get(at("queues", queue), consistency="local" if local else None)
+        return await self._read(at("queues", queue), locally(local))
 
     async def queues(
         self, *, limit: int | None = None, after: str | None = None, local: bool = False
     ) -> dict[str, Any]:
-        return await self._get("/v1/queues", limit=limit, after=after, consistency="local" if local else None)
+        return await self._read("/v1/queues", {"limit": limit, "after": after, **locally(local)})
 
     async def pause_queue(
         self, queue: str, *, enqueue: bool = False, lease: bool = True, request_id: str | None = None
     ) -> dict[str, Any]:
         body = {"enqueue": enqueue, "lease": lease}
-        return await self._change("POST", at("queues", queue, "pause"), body, request_id=request_id)
+        return await self._write("POST", at("queues", queue, "pause"), body, request_id=request_id)
 
     async def resume_queue(self, queue: str, *, request_id: str | None = None) -> dict[str, Any]:
-        return await self._change("POST", at("queues", queue, "resume"), {}, request_id=request_id)
+        return await self._write("POST", at("queues", queue, "resume"), {}, request_id=request_id)
 
     async def purge_queue(self, queue: str, *, request_id: str | None = None) -> dict[str, Any]:
         """Removes what is not leased: `{"removed": n}`."""
-        return await self._change("POST", at("queues", queue, "purge"), {}, request_id=request_id)
+        return await self._write("POST", at("queues", queue, "purge"), {}, request_id=request_id)
 
     async def messages(
         self,
@@ -89,7 +68,9 @@ class Admin:
         after: str | None = None,
     ) -> dict[str, Any]:
         """Browse without leasing, oldest first: `{"messages": […], "next"}`."""
-        return await self._get(at("queues", queue, "messages"), state=state, limit=limit, after=after)
+        return await self._read(
+            at("queues", queue, "messages"), {"state": state, "limit": limit, "after": after}
+        )
 
     # --- dead letters -------------------------------------------------------------------------------
 
@@ -101,7 +82,9 @@ class Admin:
         after: str | None = None,
         reason: str | None = None,
     ) -> dict[str, Any]:
-        return await self._get(at("queues", queue, "dead"), limit=limit, after=after, reason=reason)
+        return await self._read(
+            at("queues", queue, "dead"), {"limit": limit, "after": after, "reason": reason}
+        )
 
     async def redrive(
         self,
@@ -118,24 +101,24 @@ class Admin:
         body = given(
             ids=None if ids is None else list(ids), reason=reason, limit=limit, to=to, dry_run=dry_run or None
         )
-        return await self._change("POST", at("queues", queue, "dead", "redrive"), body, request_id=request_id)
+        return await self._write("POST", at("queues", queue, "dead", "redrive"), body, request_id=request_id)
 
     async def purge_dead(self, queue: str, *, request_id: str | None = None) -> dict[str, Any]:
-        return await self._change("DELETE", at("queues", queue, "dead"), request_id=request_id)
+        return await self._write("DELETE", at("queues", queue, "dead"), request_id=request_id)
 
     # --- cluster ------------------------------------------------------------------------------------
 
     async def cluster(self) -> dict[str, Any]:
         """Members, quorum, leader, as the node asked sees them."""
-        return await self._get("/v1/cluster")
+        return await self._read("/v1/cluster")
 
     async def transfer_leadership(self, to: str | None = None) -> dict[str, Any]:
         """Asks the leader to hand over; visible in `cluster()` afterwards."""
-        return await self._change("POST", "/v1/cluster/transfer", given(to=to))
+        return await self._write("POST", "/v1/cluster/transfer", given(to=to))
 
     async def take_snapshot(self) -> dict[str, Any]:
-        return await self._change("POST", "/v1/cluster/snapshot", {})
+        return await self._write("POST", "/v1/cluster/snapshot", {})
 
     async def digest(self) -> dict[str, Any]:
         """State digest at an index: equal indices have equal digests on every node."""
-        return await self._get("/v1/cluster/digest")
+        return await self._read("/v1/cluster/digest")

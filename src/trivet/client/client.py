@@ -8,12 +8,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from trivet.client.admin import Admin
+from trivet.client.calls import locally
 from trivet.client.effects import EffectGuard, Effects, Reconcile
 from trivet.client.errors import MessageFailed
 from trivet.client.flows import Flows
 from trivet.client.leases import Lease, Leases, token_of
 from trivet.client.messages import Message
-from trivet.client.paths import at, given, query_of
+from trivet.client.paths import at, given
 from trivet.client.retry import RetryPolicy
 from trivet.client.ring import Ring
 from trivet.client.runs import Runs
@@ -21,8 +22,9 @@ from trivet.client.schedules import Schedules
 from trivet.client.session import Attempt, Session, Stats
 from trivet.client.settle import raise_refused
 from trivet.client.topics import Topics
-from trivet.limits import WAIT_MS_MAX
 from trivet.units import Clock
+
+FINISHED = ("done", "dead", "cancelled")
 
 
 class Client(Admin, Effects, Flows, Runs, Schedules, Topics):
@@ -80,20 +82,6 @@ class Client(Admin, Effects, Flows, Runs, Schedules, Topics):
     @property
     def clock(self) -> Clock:
         return self.session.clock
-
-    async def _write(
-        self, method: str, path: str, body: Any = None, *, request_id: str | None = None, wait_ms: int = 0
-    ) -> dict[str, Any]:
-        result = await self.session.call(method, path, body, request_id=request_id, wait_ms=wait_ms)
-        answer: dict[str, Any] = result.data
-        return answer
-
-    async def _read(
-        self, path: str, query: Mapping[str, Any] | None = None, *, wait_ms: int = 0
-    ) -> dict[str, Any]:
-        result = await self.session.call("GET", path + query_of(query or {}), wait_ms=wait_ms)
-        answer: dict[str, Any] = result.data
-        return answer
 
     # --- produce ------------------------------------------------------------------------------------
 
@@ -253,19 +241,11 @@ class Client(Admin, Effects, Flows, Runs, Schedules, Topics):
 
     async def message(self, message_id: str, *, local: bool = False) -> dict[str, Any]:
         """Its state, attempts, result. `local`: from whichever node answers, perhaps a little old."""
-        return await self._read(at("messages", message_id), {"consistency": "local" if local else None})
+        return await self._read(at("messages", message_id), locally(local))
 
     async def wait(self, message_id: str, timeout_s: float) -> dict[str, Any]:
         """The message once it is finished, or as it is after `timeout_s` seconds."""
-        end_s = self.clock.monotonic() + timeout_s
-        while True:
-            left_ms = int((end_s - self.clock.monotonic()) * 1000)
-            wait_ms = max(0, min(left_ms, WAIT_MS_MAX, 20_000))
-            message = await self._read(
-                at("messages", message_id), {"wait_ms": wait_ms or None}, wait_ms=wait_ms
-            )
-            if message["state"] in ("done", "dead", "cancelled") or self.clock.monotonic() >= end_s:
-                return message
+        return await self._read_once(FINISHED, at("messages", message_id), timeout_s)
 
     async def result(self, message_id: str, timeout_s: float) -> Any:
         """The message's result once it is done (null without one). Raises `MessageFailed` if it is dead or

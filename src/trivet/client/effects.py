@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from trivet.client.calls import Calls
 from trivet.client.errors import EffectUncertain, LeaseLost, StaleEffect
 from trivet.client.leases import Lease
 from trivet.client.paths import at, given
-from trivet.client.session import Session
 
 if TYPE_CHECKING:
     from trivet.client.client import Client
@@ -34,10 +34,8 @@ Reconcile = Callable[[str], Awaitable[Happened | None]]
 """Finds out whether the effect of this id happened: `Happened`, or None if it did not."""
 
 
-class Effects:
+class Effects(Calls):
     """Mixed into `Client`."""
-
-    session: Session
 
     async def effect_begin(
         self,
@@ -65,14 +63,10 @@ class Effects:
         return await self._effect("abort", {"effect_token": effect_token}, request_id)
 
     async def effect_state(self, effect_id: str) -> dict[str, Any]:
-        result = await self.session.call("GET", at("effects", effect_id))
-        answer: dict[str, Any] = result.data
-        return answer
+        return await self._read(at("effects", effect_id))
 
     async def _effect(self, verb: str, body: dict[str, Any], request_id: str | None) -> dict[str, Any]:
-        result = await self.session.call("POST", "/v1/effects/" + verb, body, request_id=request_id)
-        answer: dict[str, Any] = result.data
-        return answer
+        return await self._write("POST", "/v1/effects/" + verb, body, request_id=request_id)
 
 
 def default_owner() -> str:

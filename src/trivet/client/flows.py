@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from trivet.client.paths import at, given, query_of
-from trivet.client.session import Session
-from trivet.limits import WAIT_MS_MAX
+from trivet.client.calls import Calls, locally
+from trivet.client.paths import at, given
 
 ENDED = ("done", "compensated", "failed")
-LONGEST_WAIT_MS = min(WAIT_MS_MAX, 20_000)
 
 
 class Flow:
@@ -55,10 +53,8 @@ class Flow:
         return self._create(self.steps, run_id=self._run_id, request_id=request_id)
 
 
-class Flows:
+class Flows(Calls):
     """Mixed into `Client`."""
-
-    session: Session
 
     def flow(self, run_id: str | None = None) -> Flow:
         """Write a flow down step by step, then `await flow.create()`."""
@@ -69,35 +65,19 @@ class Flows:
     ) -> dict[str, Any]:
         """The same with the steps as in api.md."""
         body = given(run_id=run_id, steps=list(steps))
-        result = await self.session.call("POST", "/v1/flows", body, request_id=request_id)
-        answer: dict[str, Any] = result.data
-        return answer
+        return await self._write("POST", "/v1/flows", body, request_id=request_id)
 
     async def get_flow(self, flow_id: str, *, local: bool = False) -> dict[str, Any]:
         """Its state, and of each step its message, state and compensation."""
-        return await self._flow(flow_id, {"consistency": "local" if local else None}, 0)
+        return await self._read(at("flows", flow_id), locally(local))
 
     async def wait_flow(self, flow_id: str, timeout_s: float) -> dict[str, Any]:
         """The flow once it has ended (`done`, `compensated`, `failed`), or as it is after `timeout_s` seconds."""
-        end_s = self.session.clock.monotonic() + timeout_s
-        while True:
-            left_ms = int((end_s - self.session.clock.monotonic()) * 1000)
-            wait_ms = max(0, min(left_ms, LONGEST_WAIT_MS))
-            flow = await self._flow(flow_id, {"wait_ms": wait_ms or None}, wait_ms)
-            if flow["state"] in ENDED or self.session.clock.monotonic() >= end_s:
-                return flow
+        return await self._read_once(ENDED, at("flows", flow_id), timeout_s)
 
     async def flows(
         self, *, state: str | None = None, limit: int | None = None, after: str | None = None
     ) -> dict[str, Any]:
         """Flows, oldest first: `{"flows": […], "next"}`."""
         query = {"state": state, "limit": limit, "after": after}
-        result = await self.session.call("GET", "/v1/flows" + query_of(query))
-        answer: dict[str, Any] = result.data
-        return answer
-
-    async def _flow(self, flow_id: str, query: Mapping[str, Any], wait_ms: int) -> dict[str, Any]:
-        path = at("flows", flow_id) + query_of(query)
-        result = await self.session.call("GET", path, wait_ms=wait_ms)
-        answer: dict[str, Any] = result.data
-        return answer
+        return await self._read("/v1/flows", query)

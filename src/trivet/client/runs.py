@@ -14,8 +14,9 @@ import aiohttp
 import msgspec
 
 from trivet.client.batching import Batcher
+from trivet.client.calls import Calls, locally
 from trivet.client.errors import ApiError, BadAnswer, RunNotFound, Unreachable
-from trivet.client.paths import at, given, query_of
+from trivet.client.paths import at, given
 from trivet.client.retry import Verdict, judge
 from trivet.client.ring import origin_of
 from trivet.client.session import BAD_FOR_S, HOPS_MAX, Session
@@ -40,30 +41,23 @@ class RunEvent:
     data: Any
 
 
-class Runs:
+class Runs(Calls):
     """Mixed into `Client`."""
-
-    session: Session
 
     async def run(self, run_id: str, *, limit: int | None = None, after: str | None = None) -> dict[str, Any]:
         """Its steps (a page of them), counts and timeline."""
-        return await self._get(at("runs", run_id) + query_of({"limit": limit, "after": after}))
+        return await self._read(at("runs", run_id), {"limit": limit, "after": after})
 
     async def runs(self, *, limit: int | None = None, after: str | None = None) -> dict[str, Any]:
         """`{"runs": […], "next"}`, oldest first."""
-        return await self._get(at("runs") + query_of({"limit": limit, "after": after}))
+        return await self._read(at("runs"), {"limit": limit, "after": after})
 
     async def events_page(
         self, run_id: str, *, after: int = 0, limit: int | None = None, local: bool = False
     ) -> dict[str, Any]:
         """`{"events": [{"id", "at_ms", "type", "data"}], "next", "first_id"}`, oldest first."""
-        query = {"after": after, "limit": limit, "consistency": "local" if local else None}
-        return await self._get(at("runs", run_id, "events") + query_of(query))
-
-    async def _get(self, path: str) -> dict[str, Any]:
-        result = await self.session.call("GET", path)
-        answer: dict[str, Any] = result.data
-        return answer
+        query = {"after": after, "limit": limit, **locally(local)}
+        return await self._read(at("runs", run_id, "events"), query)
 
     async def append_events(
         self, run_id: str, events: Sequence[Mapping[str, Any]], *, request_id: str | None = None
@@ -71,18 +65,14 @@ class Runs:
         """Up to 1000 events `{"type", "data"?, "event_id"?}` in one log entry: `{"events": [{"id"}]}`, aligned. An
         event whose `event_id` the run knows is dropped and answers with the first one's id."""
         path = at("runs", run_id, "events")
-        result = await self.session.call("POST", path, {"events": list(events)}, request_id=request_id)
-        answer: dict[str, Any] = result.data
-        return answer
+        return await self._write("POST", path, {"events": list(events)}, request_id=request_id)
 
     async def replay_run(
         self, run_id: str, *, step_id: str | None = None, request_id: str | None = None
     ) -> dict[str, Any]:
         """Finished steps again, as new messages: `{"messages": [{"id", "origin"}]}`."""
         body = given(step_id=step_id)
-        result = await self.session.call("POST", at("runs", run_id, "replay"), body, request_id=request_id)
-        answer: dict[str, Any] = result.data
-        return answer
+        return await self._write("POST", at("runs", run_id, "replay"), body, request_id=request_id)
 
     def run_events(self, run_id: str, *, after: int = 0) -> AsyncGenerator[RunEvent, None]:
         """`async for event in client.run_events(run_id)`: each event behind `after` once and in order, for as long
