@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from msgspec import UNSET, UnsetType
 
 from trivet.errors import TrivetError, invalid
 from trivet.http import content
 from trivet.http import schema as s
+from trivet.http.codec import BIG_BYTES
 from trivet.limits import (
     ACK_EFFECTS_MAX,
     BACKOFF_DELAYS_MAX,
@@ -50,6 +53,8 @@ _DEFAULTS = Backoff()
 _NO_EXTRAS = Extras()
 # A malformed token where "no token" has a meaning of its own: no grant can have this mac.
 IMPOSSIBLE = Token(0, b"")
+
+T = TypeVar("T")
 
 
 def choice(value: str, of: tuple[str, ...], field: str) -> str:
@@ -160,7 +165,7 @@ def only_messages(given: s.PublishedFields) -> None:
 
 def check_batch(messages: list[Any]) -> None:
     """1 … `ENQUEUE_BATCH_MAX` of them."""
-    _count(messages, ENQUEUE_BATCH_MAX, "/messages")
+    bounded_count(messages, ENQUEUE_BATCH_MAX, "/messages")
 
 
 def draft(given: s.PublishedFields, at: str, *, typed: bool, now_ms: int) -> Draft:
@@ -288,10 +293,10 @@ def check_deliver_at(at_ms: int, now_ms: int, field: str) -> None:
 
 
 def ack(given: s.AckIn, *, typed: bool, now_ms: int, auto_create: bool) -> Ack:
-    _count(given.acks, SETTLE_BATCH_MAX, "/acks")
+    bounded_count(given.acks, SETTLE_BATCH_MAX, "/acks")
     follow: tuple[EnqueueTo, ...] = ()
     if given.enqueue is not UNSET:
-        _count(given.enqueue, ENQUEUE_BATCH_MAX, "/enqueue", empty=True)
+        bounded_count(given.enqueue, ENQUEUE_BATCH_MAX, "/enqueue", empty=True)
         follow = tuple(
             EnqueueTo(
                 content.queue_name(message.queue, f"/enqueue/{at}/queue"),
@@ -308,7 +313,7 @@ def ack(given: s.AckIn, *, typed: bool, now_ms: int, auto_create: bool) -> Ack:
 def _ack_item(item: s.AckItemIn, at: str, typed: bool) -> AckItem:
     effects: tuple[EffectDone, ...] = ()
     if item.effects is not UNSET:
-        _count(item.effects, ACK_EFFECTS_MAX, at + "/effects", empty=True)
+        bounded_count(item.effects, ACK_EFFECTS_MAX, at + "/effects", empty=True)
         effects = tuple(
             EffectDone(
                 content.text(effect.effect_id, f"{at}/effects/{i}/effect_id"),
@@ -325,7 +330,7 @@ def result(value: Any, field: str, *, typed: bool) -> bytes | None:
 
 
 def nack(given: s.NackIn) -> Nack:
-    _count(given.nacks, SETTLE_BATCH_MAX, "/nacks")
+    bounded_count(given.nacks, SETTLE_BATCH_MAX, "/nacks")
     return Nack(
         tuple(
             NackItem(
@@ -346,14 +351,14 @@ def cut(text: str, limit: int) -> str:
 
 
 def extend(given: s.ExtendIn) -> Extend:
-    _count(given.extensions, SETTLE_BATCH_MAX, "/extensions")
+    bounded_count(given.extensions, SETTLE_BATCH_MAX, "/extensions")
     return Extend(
         tuple(ExtendItem(decode_token(i.lease_token), _or_none(i.lease_ms)) for i in given.extensions)
     )
 
 
 def release(given: s.ReleaseIn) -> Release:
-    _count(given.leases, SETTLE_BATCH_MAX, "/leases")
+    bounded_count(given.leases, SETTLE_BATCH_MAX, "/leases")
     return Release(tuple(decode_token(item.lease_token) for item in given.leases))
 
 
@@ -366,11 +371,28 @@ def note(given: str | UnsetType) -> str | None:
 # --- small things -------------------------------------------------------------------------------------
 
 
-def _count(items: list[Any], most: int, field: str, *, empty: bool = False) -> None:
+def bounded_count(
+    items: Sequence[Any], most: int, field: str, *, empty: bool = False, what: str = "items"
+) -> None:
+    """Refuses more than `most` things to do, and none at all unless `empty`."""
     if not items and not empty:
         raise invalid("must not be empty", field)
     if len(items) > most:
-        raise TrivetError("batch_too_large", f"{len(items)} items, at most {most}", field=field, limit=most)
+        raise TrivetError("batch_too_large", f"{len(items)} {what}, at most {most}", field=field, limit=most)
+
+
+async def part_by_part(parts: Sequence[Any], make: Callable[[bytes, int], T]) -> list[T]:
+    """`make` of each part's bytes and position, with a turn of the loop after each `BIG_BYTES` (R25)."""
+    made: list[T] = []
+    taken = 0
+    for at, part in enumerate(parts):
+        raw = bytes(part)
+        made.append(make(raw, at))
+        taken += len(raw)
+        if taken > BIG_BYTES:
+            taken = 0
+            await asyncio.sleep(0)
+    return made
 
 
 def bounded_batch(made: tuple[Draft, ...], field: str) -> None:

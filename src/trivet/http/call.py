@@ -126,6 +126,14 @@ class Call:
     async def submit(self, command: Command, show: Show | None = None) -> Committed:
         return await self.services.broker.submit(self.machine_request(command), show)
 
+    async def submit_step(self, command: Command, whole: bytes, step: int) -> Committed:
+        """One of several bounded commands that are one request, `whole` its fingerprint: each has a request id made
+        from the caller's, so that a repeat walks the same steps again (R12, R25)."""
+        if self.key is None:
+            return await self.services.broker.submit(Request(command))
+        key = self.key if step == 0 else f"{self.key}\n{step}"
+        return await self.services.broker.submit(Request(command, key, whole))
+
     def plain(self, command: Command, answer: Callable[[Committed], Reply], own: str = "") -> Plain:
         """`command` holds no map."""
         # A list of the command alone, as `fingerprint` makes it.

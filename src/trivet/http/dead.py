@@ -16,7 +16,7 @@ from trivet.http.messages import listed
 from trivet.http.queues import after_message, name_of, removed
 from trivet.limits import REDRIVE_BATCH_MAX
 from trivet.machine import views
-from trivet.machine.commands import PurgeDead, Redrive, Request
+from trivet.machine.commands import PurgeDead, Redrive
 from trivet.machine.ids import message_id
 from trivet.machine.replies import Redriven
 from trivet.node.broker import Committed, leasable
@@ -75,13 +75,7 @@ async def redrive(call: Call) -> Reply:
     given = call.decode(_REDRIVE, optional=True)
     ids: tuple[int, ...] | None = None
     if given.ids is not UNSET:
-        if len(given.ids) > REDRIVE_BATCH_MAX:
-            raise TrivetError(
-                "batch_too_large",
-                f"{len(given.ids)} ids, at most {REDRIVE_BATCH_MAX}",
-                field="/ids",
-                limit=REDRIVE_BATCH_MAX,
-            )
+        build.bounded_count(given.ids, REDRIVE_BATCH_MAX, "/ids", empty=True, what="ids")
         ids = tuple(build.message_number(text, f"/ids/{at}") for at, text in enumerate(given.ids))
     reason = None if given.reason is UNSET else build.choice(given.reason, s.DEAD_REASONS, "/reason")
     limit = None if given.limit is UNSET else given.limit
@@ -102,7 +96,6 @@ async def _redrive(
 ) -> tuple[list[int], Committed]:
     """Bounded commands until all is redriven (R25).
 
-    Each has a request id made from the caller's, so that a repeat walks the same steps again (R12).
     What dies meanwhile is left alone: `upto` is fixed by the first step.
     """
     done: list[int] = []
@@ -112,10 +105,8 @@ async def _redrive(
     while True:
         left = REDRIVE_BATCH_MAX if limit is None else min(REDRIVE_BATCH_MAX, limit - len(done))
         command = Redrive(name, ids, reason, left, to, after, upto)
-        key = call.key if call.key is None or step == 0 else f"{call.key}\n{step}"
-        request = Request(command) if key is None else Request(command, key, whole)
         try:
-            committed = await call.services.broker.submit(request)
+            committed = await call.submit_step(command, whole, step)
         except TrivetError as error:
             if error.code != "queue_full" or last is None:
                 raise

@@ -82,25 +82,11 @@ _Step = tuple[s.FlowStepIn, Draft, EnqueueTo | None]
 
 
 async def _steps(call: Call, raw: Sequence[Any]) -> list[_Step]:
-    """A step at a time, with a turn of the loop after each `BIG_BYTES`."""
+    """A step at a time."""
     if not raw:
         raise invalid("a flow has at least one step", "/steps")
-    if len(raw) > FLOW_STEPS_MAX:
-        raise TrivetError(
-            "batch_too_large",
-            f"{len(raw)} steps, at most {FLOW_STEPS_MAX}",
-            field="/steps",
-            limit=FLOW_STEPS_MAX,
-        )
-    made: list[_Step] = []
-    taken = 0
-    for at, part in enumerate(raw):
-        data = bytes(part)
-        made.append(_step(call, data, f"/steps/{at}"))
-        taken += len(data)
-        if taken > BIG_BYTES:
-            taken = 0
-            await asyncio.sleep(0)
+    build.bounded_count(raw, FLOW_STEPS_MAX, "/steps", what="steps")
+    made = await build.part_by_part(raw, lambda data, at: _step(call, data, f"/steps/{at}"))
     drafts = [draft for _, draft, _ in made] + [undo.draft for _, _, undo in made if undo is not None]
     build.bounded_batch(tuple(drafts), "/steps")
     return made

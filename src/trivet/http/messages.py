@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, NamedTuple
 
 from msgspec import UNSET, UnsetType
@@ -132,7 +131,7 @@ def _enqueued(call: Call, committed: Committed) -> Reply:
 
 
 async def _in_parts(call: Call, kinds: Kinds) -> tuple[Any, tuple[Draft, ...]]:
-    """As for a small one, a message at a time with a turn of the loop after each `BIG_BYTES`."""
+    """As for a small one, a message at a time."""
     now_ms, typed = call.services.broker.now_ms, call.typed
     outline = _OUTLINE.decode(call.body, call.media)
     if outline.messages is not UNSET:
@@ -143,15 +142,10 @@ async def _in_parts(call: Call, kinds: Kinds) -> tuple[Any, tuple[Draft, ...]]:
     if given.messages is UNSET:
         return given, (build.draft(given, "", typed=typed, now_ms=now_ms),)
     build.only_messages(given)
-    made: list[Draft] = []
-    taken = 0
-    for at, part in enumerate(given.messages):
-        raw = bytes(part)
-        made.append(_draft_of(raw, kinds.one, f"/messages/{at}", call.media, now_ms))
-        taken += len(raw)
-        if taken > BIG_BYTES:
-            taken = 0
-            await asyncio.sleep(0)
+    made = await build.part_by_part(
+        given.messages,
+        lambda raw, at: _draft_of(raw, kinds.one, f"/messages/{at}", call.media, now_ms),
+    )
     drafts = tuple(made)
     build.bounded_batch(drafts, "/messages")
     return given, drafts

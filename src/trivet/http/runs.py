@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import UNSET, Raw
 
 from trivet.errors import TrivetError, invalid
-from trivet.http import content, leader, render, run_shapes, streaming
+from trivet.http import build, content, leader, render, run_shapes, streaming
 from trivet.http import schema as s
 from trivet.http.call import Call, Reply
 from trivet.http.codec import JSON, Codec
@@ -34,7 +34,6 @@ from trivet.limits import (
     RUN_REPLAY_MAX,
 )
 from trivet.machine import run_views
-from trivet.machine.commands import Request
 from trivet.machine.ids import message_id
 from trivet.machine.run_commands import (
     AppendRunEvents,
@@ -161,15 +160,7 @@ async def append(call: Call) -> Reply:
     run_id = run_id_of(call)
     _bounded(len(call.body), RUN_APPEND_REQUEST_BYTES_MAX, "payload_too_large", "")
     given = call.decode(_APPEND)
-    if not given.events:
-        raise invalid("must not be empty", "/events")
-    if len(given.events) > RUN_APPEND_MAX:
-        raise TrivetError(
-            "batch_too_large",
-            f"{len(given.events)} events, at most {RUN_APPEND_MAX}",
-            field="/events",
-            limit=RUN_APPEND_MAX,
-        )
+    build.bounded_count(given.events, RUN_APPEND_MAX, "/events", what="events")
     made = tuple(_event(one, f"/events/{at}", call.typed) for at, one in enumerate(given.events))
     size = sum(
         len(one.data) + content.text_bytes(one.type) + content.text_bytes(one.event_id or "") for one in made
@@ -234,17 +225,15 @@ async def replay(call: Call) -> Reply:
 
 
 async def _replay(call: Call, run_id: str, step_id: str | None) -> tuple[list[ReplayedOne], Committed]:
-    """Bounded commands until all is replayed (R25), each with a request id made from the caller's, so that a
-    repeat walks the same steps again (R12). What is born meanwhile is left alone: the first step says up to where.
+    """Bounded commands until all is replayed (R25). What is born meanwhile is left alone: the first step says up
+    to where.
     """
     done: list[ReplayedOne] = []
     command, last = ReplayRun(run_id, step_id, RUN_REPLAY_MAX), None
     whole = call.fingerprint(command)
     for step in itertools.count():
-        key = call.key if call.key is None or step == 0 else f"{call.key}\n{step}"
-        request = Request(command) if key is None else Request(command, key, whole)
         try:
-            committed: Committed = await call.services.broker.submit(request)
+            committed = await call.submit_step(command, whole, step)
         except TrivetError as error:
             if last is None or error.code not in ("queue_full", "queue_paused"):
                 raise
