@@ -32,6 +32,7 @@ from trivet.machine.state import (
 
 if TYPE_CHECKING:
     from trivet.machine.core import Machine
+    from trivet.machine.schedules import Schedule
 
 S = TypeVar("S", Backoff, QueueConfig)
 
@@ -72,11 +73,14 @@ def of_a_topic(name: str, field: str = "/queue") -> Refusal:
     return Refusal("invalid_argument", detail, field)
 
 
-def wrong_revision(queue: Queue | None, if_revision: int | None) -> Refusal | None:
-    if if_revision is None or (queue is not None and queue.revision == if_revision):
+def wrong_revision(
+    found: Queue | Schedule | None, if_revision: int | None, what: str = "queue"
+) -> Refusal | None:
+    """A change that was meant for another revision of it (`If-Match`)."""
+    if if_revision is None or (found is not None and found.revision == if_revision):
         return None
-    found = "no such queue" if queue is None else f"revision {queue.revision}"
-    return Refusal("revision_changed", f"expected revision {if_revision}, found {found}")
+    there = f"no such {what}" if found is None else f"revision {found.revision}"
+    return Refusal("revision_changed", f"expected revision {if_revision}, found {there}")
 
 
 def put_queue(m: Machine, command: PutQueue) -> QueueSaved | Refusal:

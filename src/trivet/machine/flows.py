@@ -114,9 +114,7 @@ def _draft(step: FlowStepDraft, run_id: str, depends_on: tuple[int, ...]) -> Dra
 
 
 def _enqueue(m: Machine, name: str, draft: Draft, origin: tuple[str, str]) -> EnqueuedOne:
-    one = intake.create(m, _queue(m, name), draft)
-    m.messages[one.message].origin = origin
-    return one
+    return intake.create(m, _queue(m, name), draft, origin=origin)
 
 
 def _queue(m: Machine, name: str) -> Queue:

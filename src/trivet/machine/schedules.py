@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from trivet.limits import SCHEDULE_BYTES_MAX, SCHEDULE_RETRY_MS_MAX, SCHEDULES_MAX
 from trivet.machine import intake
-from trivet.machine.admin import new_revision
+from trivet.machine.admin import new_revision, wrong_revision
 from trivet.machine.commands import (
     DeleteSchedule,
     Draft,
@@ -169,13 +169,6 @@ def _unknown(name: str) -> Refusal:
     return Refusal("schedule_not_found", f"no schedule {name!r}")
 
 
-def _wrong_revision(schedule: Schedule | None, if_revision: int | None) -> Refusal | None:
-    if if_revision is None or (schedule is not None and schedule.revision == if_revision):
-        return None
-    found = "no such schedule" if schedule is None else f"revision {schedule.revision}"
-    return Refusal("revision_changed", f"expected revision {if_revision}, found {found}")
-
-
 def put_schedule(m: Machine, command: PutSchedule) -> ScheduleSaved | Refusal:
     """Create, or replace what it was told; the same again changes nothing.
 
@@ -184,7 +177,7 @@ def put_schedule(m: Machine, command: PutSchedule) -> ScheduleSaved | Refusal:
     """
     table, spec = m.schedules, command.spec
     found = table.by_name.get(command.name)
-    refusal = _wrong_revision(found, command.if_revision)
+    refusal = wrong_revision(found, command.if_revision, "schedule")
     if refusal is not None:
         return refusal
     if spec.queue not in m.queues and not command.auto_create:
@@ -238,7 +231,7 @@ def delete_schedule(m: Machine, command: DeleteSchedule) -> Done | Refusal:
     schedule = table.by_name.get(command.name)
     if schedule is None:
         return _unknown(command.name)
-    refusal = _wrong_revision(schedule, command.if_revision)
+    refusal = wrong_revision(schedule, command.if_revision, "schedule")
     if refusal is not None:
         return refusal
     m.touch(schedule)

@@ -9,7 +9,7 @@ from trivet.limits import ANSWER_BYTES_MAX
 from trivet.machine.ids import message_id
 from trivet.machine.replies import Published
 from trivet.machine.topic_records import Topic, TopicEntry
-from trivet.machine.views import Body, envelope
+from trivet.machine.views import Body, add_optional, envelope
 
 if TYPE_CHECKING:
     from trivet.machine.core import Machine
@@ -68,14 +68,7 @@ def _entry(entry: TopicEntry) -> dict[str, Any]:
         "priority": draft.priority,
         "published_at_ms": entry.at_ms,
     }
-    if draft.content_type is not None:
-        shown["content_type"] = draft.content_type
-    if draft.headers:
-        shown["headers"] = draft.headers
-    if draft.group is not None:
-        shown["group"] = draft.group
-    if draft.key is not None:
-        shown["idempotency_key"] = draft.key
+    add_optional(shown, draft)
     return shown
 
 

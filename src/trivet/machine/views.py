@@ -308,6 +308,18 @@ def _weight(found: Message) -> int:
     return found.size + result + sum(len(attempt.error or "") for attempt in found.history)
 
 
+def add_optional(shown: dict[str, Any], draft: Draft) -> None:
+    """What a producer may say of a message and mostly does not; `envelope` has the rarer fields."""
+    if draft.content_type is not None:
+        shown["content_type"] = draft.content_type
+    if draft.headers:
+        shown["headers"] = draft.headers
+    if draft.group is not None:
+        shown["group"] = draft.group
+    if draft.key is not None:
+        shown["idempotency_key"] = draft.key
+
+
 def _basics(found: Message) -> dict[str, Any]:
     """What its producer said of a message, and where it stands."""
     draft = found.draft
@@ -320,14 +332,7 @@ def _basics(found: Message) -> dict[str, Any]:
         "max_attempts": max_attempts_of(found),
         "enqueued_at_ms": found.enqueued_at_ms,
     }
-    if draft.content_type is not None:
-        shown["content_type"] = draft.content_type
-    if draft.headers:
-        shown["headers"] = draft.headers
-    if draft.group is not None:
-        shown["group"] = draft.group
-    if draft.key is not None:
-        shown["idempotency_key"] = draft.key
+    add_optional(shown, draft)
     if found.expires_at_ms:
         shown["expires_at_ms"] = found.expires_at_ms
     if found.origin is not None:
