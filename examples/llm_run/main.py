@@ -87,12 +87,7 @@ async def disturb(cluster: LocalCluster, kills: int, users: list[User]) -> int:
     for struck in range(kills):
         while sum(len(user.tokens) for user in users) < (struck + 1) * 20 * len(users):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-        leader = cluster.node(await cluster.wait_for_leader())
-        await cluster.kill(leader)
-        if len(cluster.nodes) > 1:
-            await cluster.wait_for_leader()
-        await cluster.start_node(leader)
-        await cluster.wait_ready(leader)
+        await cluster.bounce_leader()
     return kills
 
 

@@ -92,12 +92,7 @@ async def disturb(cluster: LocalCluster, kills: int) -> int:
     """Kill the leader, wait for another one, start it again; answers how often that was done."""
     for _ in range(kills):
         await asyncio.sleep(0.4)
-        leader = cluster.node(await cluster.wait_for_leader())
-        await cluster.kill(leader)
-        if len(cluster.nodes) > 1:
-            await cluster.wait_for_leader()
-        await cluster.start_node(leader)
-        await cluster.wait_ready(leader)
+        await cluster.bounce_leader()
     return kills
 
 

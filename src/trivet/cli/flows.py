@@ -30,10 +30,7 @@ async def create_flow(
 ) -> None:
     """Make a flow. DOCUMENT is JSON as for POST /v1/flows, or only its list of steps; `-` for stdin, `@FILE` for a
     file."""
-    try:
-        given = read_body(document, "json")
-    except OSError as error:
-        raise ValueError(f"the flow cannot be read: {error}") from error
+    given = read_body(document, "json", "flow")
     steps = given.get("steps") if isinstance(given, dict) else given
     if not isinstance(steps, list) or (isinstance(given, dict) and given.keys() - {"steps", "run_id"}):
         raise ValueError('a flow is {"steps": […], "run_id"?} or a list of steps')
@@ -74,6 +71,4 @@ async def list_flows(
     found = await client.flows(state=state, limit=limit, after=after)
     rows = [{**one, **one["counts"]} for one in found["flows"]]
     columns = ("id", "state", "run_id", "steps", "unfinished", "done", "dead", "cancelled", "compensations")
-    printer.rows(columns, rows, found, "no flows")
-    if found.get("next"):
-        printer.say(f"more: --after {found['next']}")
+    printer.page(columns, rows, found, "no flows")

@@ -194,6 +194,16 @@ class LocalCluster:
         self.signal(node, signal_number)
         return await node.process.wait()
 
+    async def bounce_leader(self) -> LocalNode:
+        """Kill the leader with SIGKILL, wait until another node leads, start it again and wait until it is ready."""
+        leader = self.node(await self.wait_for_leader())
+        await self.kill(leader)
+        if len(self.nodes) > 1:
+            await self.wait_for_leader()
+        await self.start_node(leader)
+        await self.wait_ready(leader)
+        return leader
+
     def signal(self, node: LocalNode, number: int) -> None:
         """Send it, unless the process has ended.
 

@@ -17,14 +17,17 @@ from trivet.client import Client
 from trivet.client.effects import default_owner
 
 
-def read_body(text: str, kind: str) -> Any:
-    """`text`, or what `-` (stdin) or `@FILE` holds, as `kind` says. Raises ValueError, OSError."""
-    if text == "-":
-        raw = sys.stdin.buffer.read()
-    elif text.startswith("@"):
-        raw = Path(text[1:]).read_bytes()
-    else:
-        raw = text.encode()
+def read_body(text: str, kind: str, what: str = "body") -> Any:
+    """`text`, or what `-` (stdin) or `@FILE` holds, as `kind` says. Raises ValueError."""
+    try:
+        if text == "-":
+            raw = sys.stdin.buffer.read()
+        elif text.startswith("@"):
+            raw = Path(text[1:]).read_bytes()
+        else:
+            raw = text.encode()
+    except OSError as error:
+        raise ValueError(f"the {what} cannot be read: {error}") from error
     if kind == "bytes":
         return raw
     if kind == "text":
@@ -78,10 +81,7 @@ def message_of(
     message.update(settings(fields))
     if headers:
         message["headers"] = {name: str(value) for name, value in _headers(headers)}
-    try:
-        message["body"] = read_body(body, kind)
-    except OSError as error:
-        raise ValueError(f"the body cannot be read: {error}") from error
+    message["body"] = read_body(body, kind)
     return message
 
 
@@ -155,7 +155,7 @@ async def ack(
     client: Client, printer: Printer, tokens: tuple[str, ...], result: str | None, request_id: str | None
 ) -> None:
     """Done: these leases' messages are never delivered again."""
-    item = {} if result is None else {"result": read_body(result, "auto")}
+    item = {} if result is None else {"result": read_body(result, "auto", "result")}
     items = [{"lease_token": token, **item} for token in tokens]
     _settled(printer, await client.ack_many(items, request_id=request_id))
 

@@ -148,6 +148,19 @@ class Printer:
         else:
             self.say(empty)
 
+    def page(
+        self,
+        columns: Sequence[str],
+        rows: Iterable[Mapping[str, Any]],
+        whole: Mapping[str, Any],
+        empty: str,
+        option: str = "--after",
+    ) -> None:
+        """`rows` of a list that may go on: with which `option`, if it does."""
+        self.rows(columns, rows, whole, empty)
+        if whole.get("next") is not None:
+            self.say(f"more: {option} {whole['next']}")
+
     def one(self, value: Mapping[str, Any]) -> None:
         """One thing with its fields."""
         if self.is_json:

@@ -26,9 +26,7 @@ def queue() -> None:
 async def list_queues(client: Client, printer: Printer, limit: int | None, after: str | None) -> None:
     """The queues and what is in them."""
     found = await client.queues(limit=limit, after=after)
-    printer.rows(("queue", *COUNTS), found["queues"], found, "no queues yet")
-    if found.get("next"):
-        printer.say(f"more: --after {found['next']}")
+    printer.page(("queue", *COUNTS), found["queues"], found, "no queues yet")
 
 
 @queue.command("show")
@@ -137,9 +135,7 @@ async def browse(
     """Look at messages without leasing them."""
     found = await client.messages(name, state=state, limit=limit, after=after)
     columns = ("id", "state", "priority", "attempt", "group", "body")
-    printer.rows(columns, found["messages"], found, "no messages")
-    if found.get("next"):
-        printer.say(f"more: --after {found['next']}")
+    printer.page(columns, found["messages"], found, "no messages")
 
 
 @click.group()
@@ -159,9 +155,7 @@ async def list_dead(
     """Messages that failed for good, with their last error."""
     found = await client.dead_letters(name, reason=reason, limit=limit, after=after)
     rows = [{**one, "last_error": _last_error(one)} for one in found["messages"]]
-    printer.rows(("id", "dead_reason", "attempt", "last_error", "body"), rows, found, "no dead letters")
-    if found.get("next"):
-        printer.say(f"more: --after {found['next']}")
+    printer.page(("id", "dead_reason", "attempt", "last_error", "body"), rows, found, "no dead letters")
 
 
 def _last_error(message: dict[str, Any]) -> str | None:

@@ -27,9 +27,7 @@ async def list_runs(client: Client, printer: Printer, limit: int, after: str | N
     told = await client.runs(limit=limit, after=after)
     columns = ("run_id", "counts", "started_at_ms", "finished_at_ms", "next_event_id")
     rows = [{**one, "counts": _counts(one["counts"])} for one in told["runs"]]
-    printer.rows(columns, rows, told, "no runs")
-    if told["next"] is not None:
-        printer.say(f"more: --after {told['next']}")
+    printer.page(columns, rows, told, "no runs")
 
 
 def _counts(counts: dict[str, int]) -> str:
@@ -111,7 +109,7 @@ async def append(
     request_id: str | None,
 ) -> None:
     """Append an event of TYPE. DATA is JSON or text, `-` for stdin, `@FILE` for a file."""
-    event: dict[str, Any] = {"type": event_type, "data": read_body(data, "auto")}
+    event: dict[str, Any] = {"type": event_type, "data": read_body(data, "auto", "data")}
     if event_id is not None:
         event["event_id"] = event_id
     told = await client.append_events(run_id, [event], request_id=request_id)

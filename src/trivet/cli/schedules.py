@@ -65,10 +65,7 @@ async def put_schedule(
     if (cron is None) == (every is None):
         raise ValueError("either --cron or --every")
     more = settings(fields)
-    try:
-        more["body"] = None if body is None else read_body(body, "auto")
-    except OSError as error:
-        raise ValueError(f"the body cannot be read: {error}") from error
+    more["body"] = None if body is None else read_body(body, "auto")
     told = await client.put_schedule(
         name,
         queue,
@@ -99,9 +96,7 @@ def length_ms(text: str) -> int:
 async def list_schedules(client: Client, printer: Printer, limit: int | None, after: str | None) -> None:
     """The schedules and when they are due."""
     found = await client.schedules(limit=limit, after=after)
-    printer.rows(COLUMNS, [_row(one) for one in found["schedules"]], found, "no schedules yet")
-    if found.get("next"):
-        printer.say(f"more: --after {found['next']}")
+    printer.page(COLUMNS, [_row(one) for one in found["schedules"]], found, "no schedules yet")
 
 
 @schedule.command("show")

@@ -33,9 +33,7 @@ def _row(found: dict[str, Any]) -> dict[str, Any]:
 async def list_topics(client: Client, printer: Printer, limit: int | None, after: str | None) -> None:
     """The topics, what they keep, and their consumer groups."""
     found = await client.topics(limit=limit, after=after)
-    printer.rows(COLUMNS, [_row(one) for one in found["topics"]], found, "no topics yet")
-    if found.get("next"):
-        printer.say(f"more: --after {found['next']}")
+    printer.page(COLUMNS, [_row(one) for one in found["topics"]], found, "no topics yet")
 
 
 @topic.command("show")
@@ -113,9 +111,7 @@ async def topic_messages(
     """What a topic keeps."""
     found = await client.topic_messages(name, from_offset=from_offset, limit=limit)
     columns = ("offset", "published_at_ms", "group", "idempotency_key", "body")
-    printer.rows(columns, found["messages"], found, "nothing is kept from there on")
-    if found.get("next") is not None:
-        printer.say(f"more: --from-offset {found['next']}")
+    printer.page(columns, found["messages"], found, "nothing is kept from there on", "--from-offset")
 
 
 # --- groups -------------------------------------------------------------------------------------------

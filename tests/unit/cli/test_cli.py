@@ -65,6 +65,8 @@ def test_bodies(tmp_path: Path) -> None:
     assert read_body(f"@{file}", "json") == [1]
     with pytest.raises(ValueError, match="not JSON"):
         read_body("hello", "json")
+    with pytest.raises(ValueError, match="the result cannot be read"):
+        read_body(f"@{file}.none", "auto", "result")
 
 
 def test_settings() -> None:
