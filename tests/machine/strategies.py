@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -191,4 +193,18 @@ def fires(draw: st.DrawFn, schedules: Mapping[str, Schedule], now_ms: int) -> Fi
         enqueue=draw(st.sampled_from((True, True, True, False))),
         passed=draw(st.sampled_from((0, 0, 0, 3))),
         problem=draw(st.sampled_from((None,) * 9 + ("invalid_argument",))),
+    )
+
+
+def stateful(examples: int, steps: int) -> settings:
+    """Of a machine beside its model. TRIVET_SHRINK=0 leaves a failure as long as it was found."""
+    shrink = os.environ.get("TRIVET_SHRINK", "1") == "1"
+    return settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+        phases=[phase for phase in Phase if shrink or phase is Phase.generate],
     )

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from tests.long import pick
 from tests.machine.harness import Pair, rebuilt
-from tests.machine.strategies import QUEUES, flows, names
+from tests.machine.strategies import QUEUES, flows, names, stateful
 from trivet.machine import commands as c
 from trivet.machine.replies import Done
 from trivet.machine.run_commands import ReplayRun
@@ -91,11 +90,4 @@ class FlowsAgainstModel(RuleBasedStateMachine):
 
 
 TestFlowsAgainstModel = FlowsAgainstModel.TestCase
-TestFlowsAgainstModel.settings = settings(
-    max_examples=EXAMPLES,
-    stateful_step_count=STEPS,
-    deadline=None,
-    print_blob=True,
-    suppress_health_check=list(HealthCheck),
-    report_multiple_bugs=False,
-)
+TestFlowsAgainstModel.settings = stateful(EXAMPLES, STEPS)

@@ -5,10 +5,8 @@ The usual run is short; `TRIVET_LONG=1` runs far more of it, with fresh examples
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -33,6 +31,7 @@ from tests.machine.strategies import (
     request_ids,
     results,
     schedule_specs,
+    stateful,
     tokens,
 )
 from trivet.machine import commands as c
@@ -342,14 +341,4 @@ class MachineAgainstModel(RuleBasedStateMachine):
 
 
 TestMachineAgainstModel = MachineAgainstModel.TestCase
-TestMachineAgainstModel.settings = settings(
-    max_examples=EXAMPLES,
-    stateful_step_count=STEPS,
-    deadline=None,
-    print_blob=True,
-    suppress_health_check=list(HealthCheck),
-    report_multiple_bugs=False,
-    phases=[
-        phase for phase in Phase if os.environ.get("TRIVET_SHRINK", "1") == "1" or phase is Phase.generate
-    ],
-)
+TestMachineAgainstModel.settings = stateful(EXAMPLES, STEPS)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from tests.long import pick
 from tests.machine.harness import Pair, rebuilt, state_of
-from tests.machine.strategies import configs, fires, names, request_ids, schedule_specs
+from tests.machine.strategies import configs, fires, names, request_ids, schedule_specs, stateful
 from trivet.machine import commands as c
 from trivet.machine.replies import Leased, SlotsDecided
 
@@ -112,14 +110,4 @@ class SchedulesAgainstModel(RuleBasedStateMachine):
 
 
 TestSchedulesAgainstModel = SchedulesAgainstModel.TestCase
-TestSchedulesAgainstModel.settings = settings(
-    max_examples=EXAMPLES,
-    stateful_step_count=STEPS,
-    deadline=None,
-    print_blob=True,
-    suppress_health_check=list(HealthCheck),
-    report_multiple_bugs=False,
-    phases=[
-        phase for phase in Phase if os.environ.get("TRIVET_SHRINK", "1") == "1" or phase is Phase.generate
-    ],
-)
+TestSchedulesAgainstModel.settings = stateful(EXAMPLES, STEPS)
