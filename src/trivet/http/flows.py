@@ -39,7 +39,10 @@ EDGES_PER_TURN = 5_000
     "the finished steps are enqueued, each to run after the one before, the last finished first.",
     takes=s.FlowIn,
     gives={201: shapes.FlowMade},
-    problems=("queue_not_found", "queue_paused", "queue_full", "too_many_queues", "batch_too_large"),
+    problems=(
+        *("queue_not_found", "queue_paused", "queue_full", "too_many_queues", "batch_too_large"),
+        *("memory_pressure", "disk_full"),
+    ),
     example={
         "steps": [
             {"step_id": "pay", "queue": "payments", "compensate": {"queue": "refunds"}},

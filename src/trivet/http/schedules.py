@@ -195,7 +195,10 @@ async def delete(call: Call) -> Reply:
     takes=In,
     optional=True,
     gives={201: s.ScheduleRun},
-    problems=("schedule_not_found", "queue_not_found", "queue_paused", "queue_full", "too_many_queues"),
+    problems=(
+        *("schedule_not_found", "queue_not_found", "queue_paused", "queue_full", "too_many_queues"),
+        *("memory_pressure", "disk_full"),
+    ),
 )
 async def run(call: Call) -> Reply:
     name = name_of(call)

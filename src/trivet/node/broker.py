@@ -25,6 +25,7 @@ from trivet.machine.commands import (
     MACHINE_VERSION,
     Ack,
     Command,
+    CreateFlow,
     EffectBegin,
     Enqueue,
     FireSchedules,
@@ -53,7 +54,16 @@ OFFER_DEADLINE_S = 5.0  # an offer no entry took by then ends as definitely not 
 BARRIER_DEADLINE_S = 5.0
 _SWEEP_S = 0.5
 # Commands that make messages: refused under pressure (R10).
-ADDS = (AppendRunEvents, Enqueue, FireSchedules, Publish, ReplayGroup, ReplayRun, RunSchedule)
+ADDS = (
+    AppendRunEvents,
+    CreateFlow,
+    Enqueue,
+    FireSchedules,
+    Publish,
+    ReplayGroup,
+    ReplayRun,
+    RunSchedule,
+)
 
 
 @dataclass(frozen=True, slots=True)

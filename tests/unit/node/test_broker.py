@@ -11,6 +11,7 @@ from tests.loopback import Loopback
 from trivet.consensus.port import Applied, NotProposed
 from trivet.errors import TrivetError
 from trivet.limits import ENTRY_BYTES_TARGET
+from trivet.machine import commands as c
 from trivet.machine.commands import (
     Draft,
     Enqueue,
@@ -30,8 +31,10 @@ from trivet.machine.commands import (
     RunSchedule,
     ScheduleSpec,
 )
+from trivet.machine.core import HANDLERS
 from trivet.machine.replies import Leased, Published
 from trivet.node import broker as broker_module
+from trivet.node.broker import ADDS
 from trivet.node.waiters import Ask
 from trivet.wire.entry import decode_entry
 
@@ -447,3 +450,26 @@ def test_slots_make_messages_and_are_refused_under_pressure() -> None:
         await node.broker.submit(Request(PauseSchedule("s", True)))
 
     run(test)
+
+
+def test_a_flow_makes_messages_and_is_refused_under_pressure() -> None:
+    async def test(node: Loopback) -> None:
+        node.pressure = lambda: "disk"  # type: ignore[method-assign]
+        with pytest.raises(TrivetError) as refused:
+            await node.broker.submit(Request(c.CreateFlow((c.FlowStepDraft("a", "q", Draft()),), (0,))))
+        assert refused.value.code == "disk_full"
+
+    run(test)
+
+
+def test_of_every_command_it_is_known_whether_it_makes_messages() -> None:
+    """A new one is put here or into `ADDS`, not forgotten."""
+    sometimes = {c.Ack, c.PutGroup}  # with `enqueue`; with a place to start from
+    never = {
+        *(c.Genesis, c.PutQueue, c.PatchQueue, c.DeleteQueue, c.PauseQueue, c.PurgeQueue, c.Lease, c.Nack),
+        *(c.Extend, c.Release, c.Progress, c.Cancel, c.PatchMessage, c.Redrive, c.PurgeDead, c.Expire),
+        *(c.EffectBegin, c.EffectCommit, c.EffectAbort, c.PutTopic, c.DeleteTopic, c.DeleteGroup),
+        *(c.PutSchedule, c.DeleteSchedule, c.PauseSchedule),
+    }
+    assert {*ADDS} | sometimes | never == set(HANDLERS)
+    assert not ({*ADDS} & (sometimes | never) or sometimes & never)
