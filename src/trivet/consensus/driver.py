@@ -1,12 +1,13 @@
 """The loop around a replica on real sockets and a real disk (design 2 and 4).
 
-One turn: tick (if there is something to do, else only by the timer) → pull a batch → take the next sync job → flush what may leave (what already waits for the
-disk or the wire goes before the tick). Turns are asked for by
+One turn: tick (if there is something to do, else only by the timer) → pull a batch → take the next sync job →
+flush what may leave (what already waits for the disk or the wire goes before the tick). Turns are asked for by
 `wake` (a frame, a proposal, a finished sync), joined into one by the event loop, and by a timer at most
 20 ms apart. Nothing between a request and its commit waits for the timer.
 
-The sync job alone runs elsewhere: in one worker thread, while the loop gathers the next batch, and those of
-snapshots in another, so that no log waits for hundreds of megabytes. The replica holds back what may not leave before it is durable; AppendEntries leave before the own fsync ends.
+A sync job runs in one worker thread, while the loop gathers the next batch, and those of snapshots in another, so
+that no log waits for hundreds of megabytes; a light one runs in the turn while the disk is quick (`syncing`). The
+replica holds back what may not leave before it is durable; AppendEntries leave before the own fsync begins.
 
 Whatever a turn raises ends the process through `die`: a replica that failed half-way must not go on (design 3).
 """
@@ -14,24 +15,17 @@ Whatever a turn raises ends the process through `die`: a replica that failed hal
 from __future__ import annotations
 
 import asyncio
-import queue
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from trivet.consensus.port import Outcome
+from trivet.consensus.syncing import Pace, SyncJob, SyncThread, timed_run
 from trivet.storage.errors import DiskFull
 
 TICK_SECONDS = 0.02
 UNDURABLE_BATCHES_MAX = 2
 DISK_FULL_SECONDS = 0.25  # R10: then the same job is tried again; nothing of it was written
-
-
-class SyncJob(Protocol):
-    def run(self) -> None:
-        """Blocks until durable. Raises `DiskFull` (nothing written: may run again) or `OSError` (fatal)."""
-        ...
 
 
 class DrivenReplica(Protocol):
@@ -83,36 +77,6 @@ class Observer(Protocol):
     def proposed(self, size: int) -> None: ...
 
 
-class SyncThread:
-    """One worker thread: runs a job at a time and tells the loop when it ends, and with what error."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
-        self._loop = loop
-        self._jobs: queue.SimpleQueue[tuple[SyncJob, Callable[..., None]] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._thread.start()
-
-    def run(self, job: SyncJob, done: Callable[[SyncJob, BaseException | None, float], None]) -> None:
-        """`done(job, error, seconds)` is called in the loop."""
-        self._jobs.put((job, done))
-
-    def stop(self) -> None:
-        """Waits for the job that runs."""
-        self._jobs.put(None)
-        self._thread.join()
-
-    def _work(self) -> None:
-        while (item := self._jobs.get()) is not None:
-            job, done = item
-            started = time.perf_counter()
-            error: BaseException | None = None
-            try:
-                job.run()
-            except BaseException as caught:  # noqa: BLE001 handed to the loop, which ends the process
-                error = caught
-            self._loop.call_soon_threadsafe(done, job, error, time.perf_counter() - started)
-
-
 class Driver:
     """Runs one replica on the running event loop. All methods belong to the loop's thread."""
 
@@ -142,11 +106,13 @@ class Driver:
         self._name = name
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: SyncThread | None = None
+        self._pace = Pace()
         self._timer: asyncio.TimerHandle | None = None
         self._scheduled = False
         self._job: SyncJob | None = None
         self._buffered_batches = 0  # proposed since the last sync job was taken
         self._syncing_batches = 0  # covered by the running job
+        self._synced_here = False  # by the last `_begin_sync`
         self._idle: asyncio.Event | None = None
         self._snapshot_thread: SyncThread | None = None
         self._snapshot_job: SyncJob | None = None
@@ -175,7 +141,7 @@ class Driver:
         self._timer = None
         while not self._failed:
             await self._idle.wait()
-            if not self._begin_sync():
+            if not self._begin_sync(stopping=True):
                 break  # also when the disk is full: the unfinished job is given up
         if not self._failed:
             await self._snapshot_idle.wait()
@@ -234,6 +200,8 @@ class Driver:
             # First what others wait for: entries just received go to the disk, and what was answered while
             # receiving leaves, before this node applies anything (up to 5 ms, R25).
             self._begin_sync()
+            if self._failed:
+                return
             self._flush()
             if timer or not self._replica.steady:
                 self._replica.tick()
@@ -245,8 +213,9 @@ class Driver:
             self._begin_sync()
             self._begin_snapshot_job()
             self._flush()
-            if self._replica.busy:
-                self.wake()  # the slice was used up (R9, R25): let others run, then go on
+            if self._replica.busy or (self._synced_here and not self._replica.steady):
+                # The slice was used up (R9, R25), or the sync brought a commit: let others run, then go on.
+                self.wake()
         except Exception as error:  # noqa: BLE001 any failure inside a turn is fatal
             self._fail("consensus", error)
             return
@@ -269,18 +238,36 @@ class Driver:
             if self._observer is not None:
                 self._observer.proposed(len(data))
 
-    def _begin_sync(self) -> bool:
+    def _begin_sync(self, stopping: bool = False) -> bool:
+        self._synced_here = False
         if self._job is not None or self._thread is None or self._idle is None:
             return False
         job = self._replica.take_sync(snapshots=False)
         if job is None:
             self._buffered_batches = 0
             return False
+        if self._pace.quick and job.light and not stopping:
+            self._sync_here(job)
+            return True
         self._job = job
         self._syncing_batches, self._buffered_batches = self._buffered_batches, 0
         self._idle.clear()
         self._thread.run(job, self._end_sync)
         return True
+
+    def _sync_here(self, job: SyncJob) -> None:
+        """The others write at the same time: what they wait for leaves first."""
+        self._flush()
+        error, took_s = timed_run(job)
+        self._pace.took(took_s)
+        self._buffered_batches = 0
+        if error is not None:
+            self._fail("storage", error)
+            return
+        self._replica.synced(job)
+        if self._observer is not None:
+            self._observer.synced(took_s)
+        self._synced_here = True
 
     def _end_sync(self, job: SyncJob, error: BaseException | None, took_s: float) -> None:
         if isinstance(error, DiskFull):
@@ -288,6 +275,8 @@ class Driver:
             return
         self._job = None
         self._syncing_batches = 0
+        if job.light:
+            self._pace.took(took_s)
         if self._idle is not None:
             self._idle.set()
         if error is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from trivet.consensus.contained import ROLES, Turn
 from trivet.consensus.engine import Engine, EventSink
@@ -12,17 +12,12 @@ from trivet.consensus.port import Outcome, StateMachine
 from trivet.consensus.quorum_clock import quorum_wall_ms
 from trivet.consensus.settings import ConsensusSettings
 from trivet.consensus.status import ReplicaStatus, build
+from trivet.consensus.syncing import SyncJob
 from trivet.storage.storage import Storage
 from trivet.units import Clock
 from trivet.wire.frames import Hello, Message
 
 Send = Callable[[str, Message], None]
-
-
-class SyncJob(Protocol):
-    """Blocking disk work for another thread. An exception of `run` is fatal for the node."""
-
-    def run(self) -> None: ...
 
 
 class Replica:

@@ -11,6 +11,9 @@ from trivet.storage.identity import MARK
 from trivet.storage.log import Piece
 from trivet.storage.port import Disk, File
 from trivet.storage.segment import Segment
+from trivet.units import KIB
+
+LIGHT_BYTES_MAX = 64 * KIB
 
 
 @dataclass(slots=True)
@@ -27,6 +30,15 @@ class SyncJob:
     unmark: bool = False
     done: bool = False
     failed: bool = False
+
+    @property
+    def light(self) -> bool:
+        """One small write to a segment that is there and its `fdatasync`: nothing that needs space, none of the
+        files that are slow to make, to delete or to write in order."""
+        if self.hard is not None or self.gone or self.unmark or len(self.pieces) != 1:
+            return False
+        piece = self.pieces[0]
+        return piece.header is None and len(piece.data) <= LIGHT_BYTES_MAX
 
     def run(self) -> None:
         """Raises `DiskFull` (nothing was written, may be called again) or `StorageFailed` (fatal)."""

@@ -105,6 +105,8 @@ class SnapshotWriter:
 class SnapshotFlush:
     """`run` blocks and may run in a thread."""
 
+    light = False  # megabytes wait in the page cache
+
     def __init__(self, file: File) -> None:
         self._file = file
 
@@ -121,6 +123,8 @@ class SnapshotFlush:
 class SnapshotCommit:
     """`run` blocks (header, fsync, rename, fsync of the directory) and may run in a thread; then `finish`
     in the loop makes it the store's own."""
+
+    light = False
 
     def __init__(self, store: SnapshotStore, meta: SnapshotMeta, file: File, temporary: str) -> None:
         self._store = store

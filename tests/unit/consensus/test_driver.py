@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from trivet.consensus import driver as module
+from trivet.consensus import syncing
 from trivet.consensus.driver import Driver
 from trivet.consensus.port import Outcome
 from trivet.storage.errors import DiskFull
@@ -19,10 +20,12 @@ from trivet.storage.errors import DiskFull
 class Job:
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
+        self.light = replica.writes_little
         self.thread: int | None = None
 
     def run(self) -> None:
         self.thread = threading.get_ident()
+        self.replica.steps.append("run")
         if not self.replica.disk.wait(5):
             raise TimeoutError("the test forgot to let the disk answer")
         if self.replica.disk_error is not None:
@@ -39,6 +42,7 @@ class Replica:
         self.disk = threading.Event()
         self.disk.set()
         self.disk_error: Exception | None = None
+        self.writes_little = False
         self.jobs: list[Job] = []
         self.snapshot_jobs: list[Job] = []
         self.appended: list[bytes] = []
@@ -186,6 +190,94 @@ def test_the_job_runs_in_another_thread_and_the_loop_goes_on() -> None:
     run(scenario)
 
 
+def in_the_loop(world: World) -> list[bool]:
+    return [job.thread == threading.get_ident() for job in world.replica.jobs]
+
+
+async def write(world: World, times: int = 1) -> None:
+    for _ in range(times):
+        before = world.replica.steps.count("synced")
+        world.offer(b"x")
+        async with asyncio.timeout(5):
+            while world.replica.steps.count("synced") == before:  # noqa: ASYNC110 the fake has no event
+                await asyncio.sleep(0)
+
+
+def test_a_light_job_runs_in_the_turn_once_the_disk_has_shown_to_be_quick(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(syncing, "QUICK_SECONDS", 5.0)
+
+    async def scenario(world: World) -> None:
+        world.replica.writes_little = True
+        await write(world, syncing.TRIED)
+        assert not any(in_the_loop(world))
+        world.replica.steps.clear()
+        await write(world)
+        assert in_the_loop(world)[-1]
+        steps = world.replica.steps
+        # What the others wait for has left before, and what waited for the sync leaves right after.
+        assert steps[steps.index("take_sync") :][:5] == ["take_sync", "flush", "run", "synced", "flush"]
+        world.replica.writes_little = False
+        await write(world)
+        assert not in_the_loop(world)[-1]
+
+    run(scenario)
+
+
+def test_after_a_slow_sync_the_loop_waits_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(syncing, "QUICK_SECONDS", 5.0)
+    monkeypatch.setattr(syncing, "RECOVERED", 3)
+
+    async def scenario(world: World) -> None:
+        world.replica.writes_little = True
+        await write(world, syncing.TRIED + 1)
+        assert in_the_loop(world)[-1]
+        monkeypatch.setattr(syncing, "QUICK_SECONDS", -1.0)
+        await write(world)
+        assert in_the_loop(world)[-1], "which will be slow cannot be known"
+        monkeypatch.setattr(syncing, "QUICK_SECONDS", 5.0)
+        await write(world, 3)
+        assert not any(in_the_loop(world)[-3:])
+        await write(world)
+        assert in_the_loop(world)[-1]
+
+    run(scenario)
+
+
+def test_heavy_jobs_say_nothing_about_the_pace_of_light_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(syncing, "QUICK_SECONDS", 5.0)
+
+    async def scenario(world: World) -> None:
+        await write(world, syncing.TRIED)
+        world.replica.writes_little = True
+        await write(world)
+        assert not in_the_loop(world)[-1]
+
+    run(scenario)
+
+
+def test_a_commit_that_a_sync_in_the_turn_brought_waits_for_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TICK_SECONDS", 60.0)
+    monkeypatch.setattr(syncing, "TRIED", 0)
+    monkeypatch.setattr(syncing, "QUICK_SECONDS", 5.0)
+
+    async def scenario(world: World) -> None:
+        world.replica.writes_little = True
+        await write(world)
+        assert in_the_loop(world) == [True]
+        steps = world.replica.steps
+        async with asyncio.timeout(5):
+            while "tick" not in steps[steps.index("synced") :]:  # noqa: ASYNC110 the fake has no event
+                await asyncio.sleep(0)
+        await asyncio.sleep(0.02)  # nothing is left to be committed: it comes to rest
+        world.replica.steps.clear()
+        await asyncio.sleep(0.02)
+        assert world.replica.steps == []
+
+    run(scenario)
+
+
 def test_batches_grow_while_the_disk_works_and_at_most_two_are_under_way() -> None:
     async def scenario(world: World) -> None:
         world.replica.disk.clear()
@@ -260,9 +352,14 @@ def test_nothing_is_pulled_when_it_cannot_be_proposed() -> None:
     run(scenario)
 
 
-@pytest.mark.parametrize("where", ["tick", "receive", "disk"])
-def test_a_failure_ends_the_process_once_and_stops_every_turn(where: str) -> None:
+@pytest.mark.parametrize("where", ["tick", "receive", "disk", "disk in the turn"])
+def test_a_failure_ends_the_process_once_and_stops_every_turn(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(syncing, "TRIED", 0)
+
     async def scenario(world: World) -> None:
+        world.replica.writes_little = where == "disk in the turn"
         error = OSError("gone")
         if where == "tick":
             world.replica.break_down(error)
@@ -272,7 +369,7 @@ def test_a_failure_ends_the_process_once_and_stops_every_turn(where: str) -> Non
             world.replica.disk_error = error
             world.offer(b"x")
         await asyncio.sleep(0.05)
-        assert world.deaths == [("storage" if where == "disk" else "consensus", error)]
+        assert world.deaths == [("storage" if where.startswith("disk") else "consensus", error)]
         world.replica.steps.clear()
         world.driver.wake()
         world.driver.peer_up("n2", None)

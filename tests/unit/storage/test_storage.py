@@ -18,8 +18,10 @@ from tests.unit.storage.support import (
     sync,
     watermark,
 )
+from trivet.storage.job import LIGHT_BYTES_MAX, SyncJob
 from trivet.storage.records import record_bytes
 from trivet.storage.segment import HEADER_BYTES, segment_names
+from trivet.storage.settings import StorageSettings
 from trivet.storage.storage import (
     Identity,
     Storage,
@@ -161,6 +163,27 @@ def test_one_write_call_for_all_records_of_a_job() -> None:
     before = disk.ops
     job.run()
     assert disk.ops - before == 2, "one write, one fdatasync"
+
+
+def test_a_light_job_is_one_small_write_to_a_segment_that_is_there() -> None:
+    def job_of(storage: Storage, *sizes: int) -> SyncJob:
+        for size in sizes:
+            storage.append(storage.last_index + 1, 1, b"x" * size)
+        job = storage.begin_sync()
+        assert job is not None
+        job.run()
+        storage.end_sync(job)
+        return job
+
+    _, _, storage = fresh(StorageSettings(segment_bytes=1 << 20))
+    limit = LIGHT_BYTES_MAX - record_bytes(0)
+    assert not job_of(storage, 10).light, "it makes a segment"
+    assert not job_of(storage).light, "the watermark is hard state"
+    assert job_of(storage, 10, 20, 30).light
+    assert job_of(storage, limit).light
+    assert not job_of(storage, limit + 1).light
+    storage.set_vote(2, "n2")
+    assert not job_of(storage).light
 
 
 def test_the_watermark_follows_within_a_second_and_costs_nothing_when_idle() -> None:
