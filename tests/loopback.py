@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from trivet.consensus.port import Applied, NotProposed, Outcome, Unknown
 from trivet.errors import TrivetError
 from trivet.http.app import Settings
 from trivet.http.server import ApiServer
-from trivet.machine.commands import Expire, Genesis, Request
+from trivet.machine.commands import Expire, Genesis, PutQueue, QueueConfig, Request
 from trivet.machine.core import Machine
 from trivet.node.applier import Applier
 from trivet.node.broker import Broker, Committed
@@ -215,3 +215,26 @@ async def serving(node: Loopback, settings: Settings | None = None) -> AsyncIter
     finally:
         node.stop()
         await server.stop(timeout_s=0.2)
+
+
+def run(
+    test: Callable[[Loopback], Awaitable[None]], config: QueueConfig | None = None, **options: int
+) -> None:
+    """The test on a started node that has a queue `q`."""
+
+    async def main() -> None:
+        node = Loopback(**options)  # type: ignore[arg-type]
+        node.start()
+        try:
+            async with asyncio.timeout(20):
+                await node.broker.submit(Request(PutQueue("q", config or QueueConfig())))
+                await test(node)
+        finally:
+            node.stop()
+
+    asyncio.run(main())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110 - bounded by the test's timeout
+        await asyncio.sleep(0)

@@ -10,7 +10,7 @@ from argparse import Namespace
 import uvloop
 
 from bench.drivers.common import Level, Result, body_of, made_at_s, options, paced, report, wait_for_start
-from trivet.client import Client
+from trivet.client import Client, Lease
 
 
 async def publish(given: Namespace, client: Client, result: Result) -> None:
@@ -61,11 +61,17 @@ async def consume(given: Namespace, client: Client, result: Result) -> None:
             if given.rate:
                 now_s = time.monotonic()
                 result.delivered_s.extend(now_s - made_at_s(lease.body) for lease in leases)
-            await client.ack_many(leases)
-            result.messages += len(leases)
-            result.seconds = time.monotonic() - started[0]
-            if level is not None:
-                level.consumed(len(leases))
+            if given.rate:
+                group.create_task(settle(leases))  # as nats-py's: the next one is asked for meanwhile
+            else:
+                await settle(leases)
+
+    async def settle(leases: list[Lease]) -> None:
+        await client.ack_many(leases)
+        result.messages += len(leases)
+        result.seconds = time.monotonic() - started[0]
+        if level is not None:
+            level.consumed(len(leases))
 
     async with asyncio.TaskGroup() as group:
         for _ in range(2):  # one batch is worked on while the next is on its way

@@ -124,6 +124,7 @@ class Broker:
         self._whole: list[Callable[[], None]] = []  # local reads waiting for a half-applied entry
         self._leader_news: set[asyncio.Future[None]] = set()
         self._was_leader = False
+        self.on_offered: list[Callable[[Request], None]] = []  # after it took its place in line
         self.on_effects: list[Callable[[EntryEffects], None]] = []
         self.on_role: list[Callable[[bool], None]] = []
 
@@ -156,6 +157,8 @@ class Broker:
         self._waiting_bytes += len(piece)
         self._arm_sweeper()
         self._wake()
+        for listener in self.on_offered:
+            listener(request)
 
     async def submit(
         self, request: Request, show: Show | None = None, piece: bytes | None = None

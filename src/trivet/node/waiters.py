@@ -2,13 +2,14 @@
 
 A parked poll lives only in the leader's memory and writes nothing to the log. When something becomes
 leasable, as many leases are proposed as there is to lease and no more: consumers are dealt to one by
-one in the order they came. Losing all of this costs latency, never a message.
+one in the order they came. What an enqueue is sure to bring is dealt right behind it, so that a waiting
+consumer's lease is in the very entry that feeds it. Losing all of this costs latency, never a message.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from trivet.limits import ANSWER_BYTES_MAX, PARKED_POLLS_MAX
 from trivet.machine import views
 from trivet.machine.commands import Lease, Release, Request, Token
 from trivet.machine.replies import Answer, Leased
+from trivet.node.ahead import coming
 from trivet.node.broker import Broker, Committed, leasable
 from trivet.units import SECOND_MS
 
@@ -83,6 +85,7 @@ class Waiters:
         self._callers = 0
         self._streams = 0
         self._news = 0
+        broker.on_offered.append(self._offered)
         broker.on_effects.append(self._effects)
         broker.on_role.append(self._role)
 
@@ -122,15 +125,26 @@ class Waiters:
         poll = self._join(ask) or _Poll(ask)
         caller = _Caller(asyncio.get_running_loop().create_future(), expired=ask.wait_ms == 0)
         try:
-            if poll.callers or any(self._free(name) > 0 for name in ask.queues):
-                self._enter(poll, caller)
-            else:
-                # Nothing here: only a confirmed leader may say so, and only of queues that exist.
+            confirmed = not (poll.callers or self._may_wait(ask))
+            if confirmed:
                 await self._broker.read(lambda machine: self._enter_existing(machine, poll, caller))
-            return await caller.future
+            else:
+                self._enter(poll, caller)
+            committed = await caller.future
+            if committed is None and not confirmed:
+                await self._broker.read(lambda _machine: None)
+            return committed
         except asyncio.CancelledError:
             self._gone(poll, caller)
             raise
+
+    def _may_wait(self, ask: Ask) -> bool:
+        """Something is here, or the wait begins now: "nothing" is said by a confirmed leader only, and only of
+        queues that exist, but that can be confirmed at the end of the wait."""
+        if any(self._free(name) > 0 for name in ask.queues):
+            return True
+        machine = self._broker.machine
+        return ask.wait_ms > 0 and all(leasable(machine, name) is not None for name in ask.queues)
 
     def _join(self, ask: Ask) -> _Poll | None:
         """A repeat of a request that is still parked waits with it; other content is refused (R12)."""
@@ -189,27 +203,39 @@ class Waiters:
         return (leasable(self._broker.machine, name) or 0) - self._proposed.get(name, 0)
 
     def _deal(self, names: Iterable[str]) -> None:
-        """Hand out what is leasable as if one by one, to each that waits in its order, and propose it."""
+        """Hand out what is leasable, and propose it."""
         served: dict[_Poll, None] = {}
         for name in names:
-            line = self._lines.get(name)
-            free = self._free(name) if line else 0
-            if not line or free <= 0:
-                continue
-            hungry = list(islice((p for p in line if not p.busy and p.hand < p.ask.max_messages), free))
-            while free and hungry:
-                share = max(1, free // len(hungry))
-                for poll in hungry:
-                    take = min(share, poll.ask.max_messages - poll.hand, free)
-                    poll.hand += take
-                    poll.cards[name] = poll.cards.get(name, 0) + take
-                    served[poll] = None
-                    free -= take
-                    if not free:
-                        break
-                hungry = [poll for poll in hungry if poll.hand < poll.ask.max_messages]
+            for poll, count in self._shares(name, self._free(name) if name in self._lines else 0):
+                poll.cards[name] = poll.cards.get(name, 0) + count
+                served[poll] = None
         for poll in served:
             self._widen(poll)
+            self._propose(poll)
+
+    def _shares(self, name: str, free: int) -> Iterator[tuple[_Poll, int]]:
+        """`free` messages as if dealt one by one, to each that waits in its order."""
+        if free <= 0:
+            return
+        line = self._lines[name]
+        hungry = list(islice((p for p in line if not p.busy and p.hand < p.ask.max_messages), free))
+        while free and hungry:
+            share = max(1, free // len(hungry))
+            for poll in hungry:
+                take = min(share, poll.ask.max_messages - poll.hand, free)
+                poll.hand += take
+                yield poll, take
+                free -= take
+                if not free:
+                    break
+            hungry = [poll for poll in hungry if poll.hand < poll.ask.max_messages]
+
+    def _offered(self, request: Request) -> None:
+        """What is still on its way into the queue is neither leasable nor promised, so no card is kept of it."""
+        found = coming(self._broker.machine, request) if self._lines else None
+        if found is None or found[0] not in self._lines:
+            return
+        for poll in dict(self._shares(*found)):
             self._propose(poll)
 
     def _widen(self, poll: _Poll) -> None:
