@@ -176,6 +176,7 @@ class Author:
                 c.Fire(
                     one.name,
                     one.revision,
+                    one.decided_ms,
                     self.now,
                     self.now + 1000,
                     self.rng.random() < 0.8,

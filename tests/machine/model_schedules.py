@@ -93,7 +93,8 @@ class Schedules:
             return self.block(schedule, one.problem)
         slot, decided = one.slot_ms, schedule["decided"]
         if (
-            slot < decided
+            one.after_ms != decided
+            or slot < decided
             or (one.enqueue and slot == decided)
             or not slot <= self.clock
             or one.next_slot_ms <= slot

@@ -188,6 +188,7 @@ def fires(draw: st.DrawFn, schedules: Mapping[str, Schedule], now_ms: int) -> Fi
     return Fire(
         name,
         draw(st.sampled_from((1, *(1 if known is None else known.revision,) * 9))),
+        draw(st.sampled_from((*(decided,) * 9, decided - 1, now_ms))),
         slot,
         slot + draw(st.sampled_from((0, 1, 1, 1000, MINUTE))),
         enqueue=draw(st.sampled_from((True, True, True, False))),

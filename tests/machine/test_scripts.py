@@ -217,7 +217,8 @@ class Story:
         """The leader's step: `at`, `next`: since the start."""
         known = self.machine.schedules.by_name.get(names[0])
         at, following = START_MS + options.pop("at"), START_MS + options.pop("next")
-        return c.FireSchedules((c.Fire(names[0], known.revision if known else 0, at, following, **options),))
+        revision, after = (known.revision, known.decided_ms) if known else (0, 0)
+        return c.FireSchedules((c.Fire(names[0], revision, after, at, following, **options),))
 
     def do_pause_schedule(self, names: list[str], options: dict[str, Any]) -> c.Command:
         return c.PauseSchedule(names[0], True)

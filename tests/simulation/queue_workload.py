@@ -73,7 +73,10 @@ class QueueWorkload(Acts):
         if self.referee is not None:
             self.referee.entry(index, data, answers)
         if data:
-            for request, answer in zip(decode_entry(data).requests, answers, strict=True):
+            requests = decode_entry(data).requests
+            redrives = [one.command for one in requests if isinstance(one.command, c.Redrive)]
+            self.laws.runs.redriven = {one.queue for one in redrives}
+            for request, answer in zip(requests, answers, strict=True):
                 self.laws.judge(index, clock_ms, request, answer)
 
     # --- the end ----------------------------------------------------------------------------------------

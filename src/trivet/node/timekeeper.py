@@ -100,6 +100,7 @@ def _fires(schedule: Schedule, now_ms: int, most: int) -> list[Fire]:
     try:
         table = timetable(spec.cron, spec.every_ms, spec.timezone, schedule.anchor_ms)
     except BadTimetable:  # taken by a node with other zones
-        return [Fire(name, revision, decided, decided, False, problem=UNKNOWN_TIMETABLE)]
+        return [Fire(name, revision, decided, decided, decided, False, problem=UNKNOWN_TIMETABLE)]
     told = steps(table, decided, schedule.next_slot_ms, spec.misfire, now_ms, most)
-    return [Fire(name, revision, *step) for step in told]
+    before = (decided, *(step.slot_ms for step in told))
+    return [Fire(name, revision, after, *step) for after, step in zip(before, told, strict=False)]

@@ -35,7 +35,9 @@ def of(kit: Kit, name: str = "s") -> Schedule:
 def step(kit: Kit, slot: int, **more: Any) -> c.Fire:
     name = more.pop("name", "s")
     more.setdefault("next_slot_ms", slot + MINUTE)
-    return c.Fire(name, more.pop("revision", of(kit, name).revision), slot, **more)
+    schedule = of(kit, name)
+    after = more.pop("after_ms", schedule.decided_ms)
+    return c.Fire(name, more.pop("revision", schedule.revision), after, slot, **more)
 
 
 def fire(kit: Kit, slot: int, **more: Any) -> SlotEnd:
@@ -200,8 +202,20 @@ def test_a_leader_that_read_an_older_schedule_is_stale() -> None:
     assert fire(kit, START_MS + MINUTE, revision=old) == SlotEnd("stale")
     kit(c.DeleteSchedule("s"))
     kit.now += MINUTE
-    (end,) = kit(c.FireSchedules((c.Fire("s", old, kit.now, kit.now + 1),))).results
+    (end,) = kit(c.FireSchedules((c.Fire("s", old, START_MS, kit.now, kit.now + 1),))).results
     assert end == SlotEnd("stale") and "q" not in kit.m.queues
+
+
+def test_a_step_computed_before_another_was_applied_is_stale() -> None:
+    """A leader whose command hung computes the next one from the same state: its count of missed slots holds those
+    that the first one decided (simulator 1795353035332)."""
+    kit = made()
+    kit.now += 9 * MINUTE
+    one, two = START_MS + 4 * MINUTE, START_MS + 8 * MINUTE
+    first, second = step(kit, one, passed=3), step(kit, two, passed=7)
+    assert kit(c.FireSchedules((first,))).results[0].status == "fired"
+    assert kit(c.FireSchedules((second,))).results == (SlotEnd("stale"),)
+    assert (of(kit).fired, of(kit).skipped, of(kit).decided_ms) == (1, 3, one)
 
 
 def test_r2_a_put_does_not_make_a_fired_slot_fire_again() -> None:
@@ -264,7 +278,7 @@ def test_a_batch_of_steps_stands_each_by_itself() -> None:
     kit(c.PauseQueue("r", enqueue=True))
     kit.now += 3 * MINUTE
     one, two = START_MS + MINUTE, START_MS + 2 * MINUTE
-    fires = (step(kit, one), step(kit, one, name="t"), step(kit, two), step(kit, one))
+    fires = (step(kit, one), step(kit, one, name="t"), step(kit, two, after_ms=one), step(kit, one))
     ends = kit(c.FireSchedules(fires)).results
     assert [end.status for end in ends] == ["fired", "blocked", "fired", "stale"]
     assert len(fires) <= FIRE_BATCH_MAX
