@@ -241,7 +241,11 @@ class Simulation:
         for log in logs:
             if log.snapshots.latest is not None:
                 pieces = max(pieces, log.snapshots.latest.size / options.snapshot_chunk_bytes)
-        return ELECTION_SECONDS + (behind + len(self.workload.waiting) + pieces) * turn
+        return ELECTION_SECONDS + (behind + self._to_come() + pieces) * turn
+
+    def _to_come(self) -> int:
+        """Entries of those who wait for an answer."""
+        return len(self.workload.waiting)
 
     def _probe(self, node: SimNode, answered: list[bool]) -> None:
         self.workload.propose(node, lambda what: answered.append(True) if isinstance(what, Applied) else None)

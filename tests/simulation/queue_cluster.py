@@ -121,6 +121,9 @@ class QueueSimulation(Simulation):
             self._check_laws([self.queue.rng.choice(self.names)])
 
     def _probe(self, node: SimNode, answered: list[bool]) -> None:
+        machine = node.machine
+        if answered and isinstance(machine, QueueMachine) and self.queue.drained(machine.machine):
+            return  # another round would keep a slow member behind
         # Nothing new before the last round is answered: what is offered must not outgrow a slow swarm's log.
         if not self.queue.calls and (not answered or self.world.now - self._drained_at > 0.25):
             self._drained_at = self.world.now
@@ -128,6 +131,9 @@ class QueueSimulation(Simulation):
             self.queue.drain()
 
     _drained_at = 0.0
+
+    def _to_come(self) -> int:
+        return super()._to_come() + len(self.queue.calls)  # tried again until they are answered or given up
 
     def _at_rest(self) -> bool:
         if not super()._at_rest():
