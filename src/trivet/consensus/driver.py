@@ -301,6 +301,7 @@ class Driver:
         if job is not None:
             self._snapshot_job = job
             self._snapshot_idle.clear()
+            self._pace.slow()
             self._snapshot_thread.run(job, self._end_snapshot_job)
 
     def _end_snapshot_job(self, job: SyncJob, error: BaseException | None, took_s: float) -> None:

@@ -44,9 +44,13 @@ class Pace:
 
     def took(self, seconds: float) -> None:
         if seconds > QUICK_SECONDS:
-            self._left = RECOVERED
+            self.slow()
         elif self._left:
             self._left -= 1
+
+    def slow(self) -> None:
+        """The disk is, or will be for a while: megabytes are being written beside the log."""
+        self._left = RECOVERED
 
 
 class SyncThread:

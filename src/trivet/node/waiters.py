@@ -236,7 +236,7 @@ class Waiters:
         if found is None or found[0] not in self._lines:
             return
         for poll in dict(self._shares(*found)):
-            self._propose(poll)
+            self._propose(poll, ahead=True)
 
     def _widen(self, poll: _Poll) -> None:
         """`leasable` counts one message a group. Where a group may have several in flight (R21), a poll that
@@ -246,7 +246,7 @@ class Waiters:
         if several and all(len(self._lines[name]) == 1 for name in poll.ask.queues):
             poll.hand = poll.ask.max_messages
 
-    def _propose(self, poll: _Poll) -> None:
+    def _propose(self, poll: _Poll, ahead: bool = False) -> None:
         poll.busy = True
         poll.news = self._news
         for name, count in poll.cards.items():
@@ -256,7 +256,8 @@ class Waiters:
             self._broker.offer(request, lambda result: self._ended(poll, result), show_leases)
         except TrivetError as error:
             self._take_back(poll)
-            self._finish(poll, error)
+            if not ahead:  # nothing is there yet: it goes on waiting
+                self._finish(poll, error)
 
     def _request(self, ask: Ask, count: int) -> Request:
         command = Lease(ask.queues, ask.consumer, count, ask.lease_ms, ask.max_bytes)

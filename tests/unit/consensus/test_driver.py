@@ -245,6 +245,27 @@ def test_after_a_slow_sync_the_loop_waits_for_none(monkeypatch: pytest.MonkeyPat
     run(scenario)
 
 
+def test_while_a_snapshot_is_written_the_loop_waits_for_no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(syncing, "QUICK_SECONDS", 5.0)
+    monkeypatch.setattr(syncing, "RECOVERED", 2)
+
+    async def scenario(world: World) -> None:
+        world.replica.writes_little = True
+        await write(world, syncing.TRIED + 1)
+        assert in_the_loop(world)[-1]
+        world.replica.snapshot_jobs = [Job(world.replica)]
+        async with asyncio.timeout(5):
+            while world.replica.snapshot_jobs:
+                world.driver.wake()
+                await asyncio.sleep(0)
+        await write(world, 2)
+        assert not any(in_the_loop(world)[-2:])
+        await write(world)
+        assert in_the_loop(world)[-1]
+
+    run(scenario)
+
+
 def test_heavy_jobs_say_nothing_about_the_pace_of_light_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(syncing, "QUICK_SECONDS", 5.0)
 
@@ -293,7 +314,9 @@ def test_batches_grow_while_the_disk_works_and_at_most_two_are_under_way() -> No
     run(scenario)
 
 
-def test_many_wakes_make_one_turn() -> None:
+def test_many_wakes_make_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TICK_SECONDS", 60.0)
+
     async def scenario(world: World) -> None:
         await asyncio.sleep(0.005)
         world.replica.steps.clear()

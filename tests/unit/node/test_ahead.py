@@ -22,6 +22,7 @@ from trivet.machine.commands import (
     Request,
 )
 from trivet.machine.replies import Leased
+from trivet.node import broker
 from trivet.node.ahead import coming
 from trivet.node.waiters import Ask
 from trivet.wire.entry import decode_entry
@@ -160,6 +161,19 @@ def test_a_lease_that_finds_nothing_leaves_its_poll_waiting() -> None:
         assert caught.value.code == "queue_paused"
         assert not poll.done() and node.waiters.parked == 1
         await node.broker.submit(Request(PauseQueue("q", enqueue=False)))
+        await node.broker.submit(plain())
+        committed = await poll
+        assert committed is not None and committed.answer.reply.grants  # type: ignore[attr-defined]
+
+    run(test)
+
+
+def test_a_lease_that_the_line_has_no_room_for_leaves_its_poll_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test(node: Loopback) -> None:
+        (poll,) = await parked(node, ask())
+        monkeypatch.setattr(broker, "WAITING_MAX", 1)
         await node.broker.submit(plain())
         committed = await poll
         assert committed is not None and committed.answer.reply.grants  # type: ignore[attr-defined]
