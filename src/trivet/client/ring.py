@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 SCHEMES = {"http": 80, "https": 443}
 
 
+@lru_cache(maxsize=64)  # every answer names the leader
 def origin_of(address: str) -> str:
     """`http://host:port` of a URL or of a bare `host:port`. Raises ValueError."""
     text = address.strip()

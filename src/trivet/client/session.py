@@ -209,7 +209,6 @@ class Session:
         """One node, and the redirects it gives, at most `HOPS_MAX`."""
         url = origin + call.path
         for _ in range(HOPS_MAX + 1):
-            origin = origin_of(url)
             answer = await self._attempt(call, origin, url)
             call.tried.add(origin)
             call.unknown = call.unknown or (call.write and answer.verdict is Verdict.UNKNOWN)
@@ -220,7 +219,8 @@ class Session:
             target = urlsplit(url)
             if target.scheme not in ("http", "https") or not target.hostname or origin_of(url) == origin:
                 break
-            if self.ring.is_bad(origin_of(url), self.clock.monotonic()):
+            origin = origin_of(url)
+            if self.ring.is_bad(origin, self.clock.monotonic()):
                 break  # it names a leader that we know is gone: it will learn
             if self.policy.total_s > 0 and self.clock.monotonic() >= call.deadline_s:
                 break
