@@ -86,9 +86,13 @@ def encode_header(header: SegmentHeader) -> bytes:
 
 
 def decode_header(raw: bytes, name: str) -> SegmentHeader:
-    """Raises `BadBlock`, or `StorageRefused` for a newer format."""
+    """Of the segment or evidence file `name`. Raises `BadBlock`, also for the whole header of another segment (a block
+    that was written to the wrong file), or `StorageRefused` for a newer format."""
     payload = decode_block(BlockKind.SEGMENT, raw[:HEADER_BYTES], name)
     try:
-        return msgspec.msgpack.decode(payload, type=SegmentHeader)
+        header = msgspec.msgpack.decode(payload, type=SegmentHeader)
     except msgspec.DecodeError as error:
         raise BadBlock(f"{name}: {error}") from error
+    if not name.startswith(segment_name(header.sequence)):
+        raise BadBlock(f"{name} begins with the header of {segment_name(header.sequence)}")
+    return header

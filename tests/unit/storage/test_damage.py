@@ -172,6 +172,22 @@ def test_two_segments_swapped() -> None:
     assert storage.recovering is not None and is_prefix(storage)
 
 
+@pytest.mark.parametrize("source", range(len(segments())))
+@pytest.mark.parametrize("target", range(len(segments())))
+def test_a_segment_that_begins_with_the_header_of_another_one(target: int, source: int) -> None:
+    """Whole, of this node and cluster, and in the wrong file: the first one is taken by no chain (simulator
+    1795355726188: a segment of another name was opened, and was not there, at each start)."""
+    if target == source:
+        return
+    name, other = segments()[target], segments()[source]
+    disk, storage = opened(lambda disk: disk.misdirect(name, 0, other, 0))
+    assert storage.recovering is not None and "is damaged" in storage.recovering
+    assert is_prefix(storage)
+    storage.close()
+    again = Storage.open(disk, "n1", FakeClock(), SMALL)
+    assert again.recovering is not None and is_prefix(again)
+
+
 def test_damage_is_marked_before_anything_is_cut_and_survives() -> None:
     """R6: at every crash inside the repair the next open is recovering too, and the evidence stays."""
     name = segments()[1]
