@@ -176,11 +176,11 @@ class Author:
                 c.Fire(
                     one.name,
                     one.revision,
-                    one.decided_ms,
                     self.now,
                     self.now + 1000,
                     self.rng.random() < 0.8,
                     self.rng.choice((0, 2)),
+                    after_ms=one.decided_ms,
                 )
                 for one in some
             )

@@ -93,7 +93,7 @@ class Schedules:
             return self.block(schedule, one.problem)
         slot, decided = one.slot_ms, schedule["decided"]
         if (
-            one.after_ms != decided
+            one.after_ms not in (None, decided)
             or slot < decided
             or (one.enqueue and slot == decided)
             or not slot <= self.clock

@@ -188,12 +188,12 @@ def fires(draw: st.DrawFn, schedules: Mapping[str, Schedule], now_ms: int) -> Fi
     return Fire(
         name,
         draw(st.sampled_from((1, *(1 if known is None else known.revision,) * 9))),
-        draw(st.sampled_from((*(decided,) * 9, decided - 1, now_ms))),
         slot,
         slot + draw(st.sampled_from((0, 1, 1, 1000, MINUTE))),
         enqueue=draw(st.sampled_from((True, True, True, False))),
         passed=draw(st.sampled_from((0, 0, 0, 3))),
         problem=draw(st.sampled_from((None,) * 9 + ("invalid_argument",))),
+        after_ms=draw(st.sampled_from((*(decided,) * 9, decided - 1, now_ms, None))),
     )
 
 

@@ -218,7 +218,7 @@ class Story:
         known = self.machine.schedules.by_name.get(names[0])
         at, following = START_MS + options.pop("at"), START_MS + options.pop("next")
         revision, after = (known.revision, known.decided_ms) if known else (0, 0)
-        return c.FireSchedules((c.Fire(names[0], revision, after, at, following, **options),))
+        return c.FireSchedules((c.Fire(names[0], revision, at, following, **options, after_ms=after),))
 
     def do_pause_schedule(self, names: list[str], options: dict[str, Any]) -> c.Command:
         return c.PauseSchedule(names[0], True)

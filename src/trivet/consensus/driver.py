@@ -211,6 +211,8 @@ class Driver:
                 self._on_timer()
             self._pull()
             self._begin_sync()
+            if self._failed:
+                return
             self._begin_snapshot_job()
             self._flush()
             if self._replica.busy or (self._synced_here and not self._replica.steady):
@@ -246,7 +248,7 @@ class Driver:
         if job is None:
             self._buffered_batches = 0
             return False
-        if self._pace.quick and job.light and not stopping:
+        if job.light and self._pace.quick and self._snapshot_job is None and not stopping:
             self._sync_here(job)
             return True
         self._job = job

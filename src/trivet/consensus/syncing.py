@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 QUICK_SECONDS = 0.01  # R9: what may hold the loop
+MEAN_SECONDS = 0.002  # on average: a disk of steady 8 ms would fill the loop with waiting
+MEAN_OF = 32
 TRIED = 32
 """So many quick ones in a row before the first in the loop."""
 RECOVERED = 256
@@ -37,12 +39,14 @@ class Pace:
 
     def __init__(self) -> None:
         self._left = TRIED
+        self._mean = 0.0
 
     @property
     def quick(self) -> bool:
-        return self._left == 0
+        return self._left == 0 and self._mean <= MEAN_SECONDS
 
     def took(self, seconds: float) -> None:
+        self._mean += (seconds - self._mean) / MEAN_OF
         if seconds > QUICK_SECONDS:
             self.slow()
         elif self._left:

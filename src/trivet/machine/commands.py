@@ -359,19 +359,19 @@ class PauseSchedule(Struct, array_like=True, frozen=True, tag=72):
 class Fire(Struct, array_like=True, frozen=True, gc=False):
     """One step of one schedule, computed by the leader: all slots up to `slot_ms` are decided by it.
 
-    `after_ms`: the last decided slot as the leader knew it; where it was another, the step is out of date.
     `enqueue`: the slot gets its message, else it is only passed over. `passed`: slots before it that nobody
-    fired in time. `problem`: why the leader cannot compute the slots; nothing is decided then.
+    fired in time. `problem`: why the leader cannot compute the slots; nothing is decided then. `after_ms`:
+    the last decided slot as the leader knew it; where it was another, the step is out of date.
     """
 
     name: str
     revision: int
-    after_ms: int
     slot_ms: int
     next_slot_ms: int
     enqueue: bool = True
     passed: int = 0
     problem: str | None = None
+    after_ms: int | None = None
 
 
 class FireSchedules(Struct, array_like=True, frozen=True, tag=73):

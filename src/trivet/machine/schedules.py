@@ -300,7 +300,7 @@ def slot_key(name: str, slot_ms: int) -> str:
 
 def is_behind(schedule: Schedule, fire: Fire) -> bool:
     """It was decided before, or so much was that the leader had not seen: its count of missed slots is wrong then."""
-    if fire.after_ms != schedule.decided_ms:
+    if fire.after_ms not in (None, schedule.decided_ms):
         return True
     return fire.slot_ms <= schedule.decided_ms if fire.enqueue else fire.slot_ms < schedule.decided_ms
 

@@ -125,6 +125,9 @@ class Broker:
         self._leader_news: set[asyncio.Future[None]] = set()
         self._was_leader = False
         self.on_offered: list[Callable[[Request], None]] = []  # after it took its place in line
+        self.on_batch: list[
+            Callable[[], None]
+        ] = []  # before the next entry is made of the line: may offer more
         self.on_effects: list[Callable[[EntryEffects], None]] = []
         self.on_role: list[Callable[[bool], None]] = []
 
@@ -181,6 +184,8 @@ class Broker:
         """One entry of what waits, up to `ENTRY_BYTES_TARGET` (one request may exceed it), or None."""
         if not self._waiting:
             return None
+        for listener in self.on_batch:
+            listener()
         batch: list[_Offer] = []
         size = 0
         while self._waiting and (not batch or size + len(self._waiting[0].piece) <= ENTRY_BYTES_TARGET):

@@ -100,7 +100,7 @@ def _fires(schedule: Schedule, now_ms: int, most: int) -> list[Fire]:
     try:
         table = timetable(spec.cron, spec.every_ms, spec.timezone, schedule.anchor_ms)
     except BadTimetable:  # taken by a node with other zones
-        return [Fire(name, revision, decided, decided, decided, False, problem=UNKNOWN_TIMETABLE)]
+        return [Fire(name, revision, decided, decided, False, problem=UNKNOWN_TIMETABLE, after_ms=decided)]
     told = steps(table, decided, schedule.next_slot_ms, spec.misfire, now_ms, most)
     before = (decided, *(step.slot_ms for step in told))
-    return [Fire(name, revision, after, *step) for after, step in zip(before, told, strict=False)]
+    return [Fire(name, revision, *step, after_ms=after) for after, step in zip(before, told, strict=False)]

@@ -80,12 +80,14 @@ class Waiters:
         self._parked_max = parked_max
         self._lines: dict[str, dict[_Poll, None]] = {}  # per queue, in the order they came
         self._proposed: dict[str, int] = {}  # per queue: leases on their way through the log
+        self._coming: dict[str, int] = {}  # per queue with a line: messages of the entry to be made
         self._by_request: dict[str, _Poll] = {}
         self._endings: dict[int, set[_News]] = {}  # message number: who waits for its end
         self._callers = 0
         self._streams = 0
         self._news = 0
         broker.on_offered.append(self._offered)
+        broker.on_batch.append(self._deal_ahead)
         broker.on_effects.append(self._effects)
         broker.on_role.append(self._role)
 
@@ -125,14 +127,14 @@ class Waiters:
         poll = self._join(ask) or _Poll(ask)
         caller = _Caller(asyncio.get_running_loop().create_future(), expired=ask.wait_ms == 0)
         try:
-            confirmed = not (poll.callers or self._may_wait(ask))
+            confirmed = not (poll.callers or poll.busy or self._may_wait(ask))
             if confirmed:
                 await self._broker.read(lambda machine: self._enter_existing(machine, poll, caller))
             else:
                 self._enter(poll, caller)
             committed = await caller.future
             if committed is None and not confirmed:
-                await self._broker.read(lambda _machine: None)
+                await self._broker.read(lambda machine: self._check_queues(machine, ask))
             return committed
         except asyncio.CancelledError:
             self._gone(poll, caller)
@@ -140,7 +142,9 @@ class Waiters:
 
     def _may_wait(self, ask: Ask) -> bool:
         """Something is here, or the wait begins now: "nothing" is said by a confirmed leader only, and only of
-        queues that exist, but that can be confirmed at the end of the wait."""
+        queues that exist, but that can be confirmed at the end of the wait. Who does not lead says so at once."""
+        if not self._broker.consensus.can_propose:
+            return False
         if any(self._free(name) > 0 for name in ask.queues):
             return True
         machine = self._broker.machine
@@ -154,10 +158,14 @@ class Waiters:
         return poll
 
     def _enter_existing(self, machine: Machine, poll: _Poll, caller: _Caller) -> None:
-        for at, name in enumerate(poll.ask.queues):
-            if leasable(machine, name) is None:
-                raise queue_not_found(name, f"/queues/{at}" if len(poll.ask.queues) > 1 else None)
+        self._check_queues(machine, poll.ask)
         self._enter(poll, caller)
+
+    @staticmethod
+    def _check_queues(machine: Machine, ask: Ask) -> None:
+        for at, name in enumerate(ask.queues):
+            if leasable(machine, name) is None:
+                raise queue_not_found(name, f"/queues/{at}" if len(ask.queues) > 1 else None)
 
     def _enter(self, poll: _Poll, caller: _Caller) -> None:
         """Into the line, and to be dealt to; a caller without a wait is answered here if nothing is."""
@@ -231,11 +239,20 @@ class Waiters:
             hungry = [poll for poll in hungry if poll.hand < poll.ask.max_messages]
 
     def _offered(self, request: Request) -> None:
-        """What is still on its way into the queue is neither leasable nor promised, so no card is kept of it."""
         found = coming(self._broker.machine, request) if self._lines else None
-        if found is None or found[0] not in self._lines:
+        if found is not None and found[0] in self._lines:
+            self._coming[found[0]] = self._coming.get(found[0], 0) + found[1]
+
+    def _deal_ahead(self) -> None:
+        """What is still on its way into the queues is neither leasable nor promised, so no card is kept of it."""
+        if not self._coming:
             return
-        for poll in dict(self._shares(*found)):
+        found, self._coming = self._coming, {}
+        served: dict[_Poll, None] = {}
+        for name, count in found.items():
+            if name in self._lines:
+                served.update((poll, None) for poll, _ in self._shares(name, count))
+        for poll in served:
             self._propose(poll, ahead=True)
 
     def _widen(self, poll: _Poll) -> None:
@@ -279,11 +296,13 @@ class Waiters:
         self._take_back(poll)
         if isinstance(result, TrivetError):
             self._finish(poll, result)
+            if self._broker.consensus.can_propose:
+                self._deal(poll.ask.queues)  # what it was promised is free again
             return
         reply = result.answer.reply
         assert isinstance(reply, Leased)
         if reply.grants or result.answer.repeated:
-            if not poll.callers:
+            if all(caller.future.done() for caller in poll.callers):  # gone, or going in this very turn
                 self.release(poll.ask, result)
             self._finish(poll, result)
             self._deal(poll.ask.queues)
@@ -410,6 +429,7 @@ class Waiters:
             self._deal(effects.ready)
 
     def _role(self, leader: bool) -> None:
+        self._coming.clear()
         if not leader:
             self.end_all("lost_leadership", "this node no longer leads; nothing was leased")
 

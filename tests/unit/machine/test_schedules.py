@@ -36,8 +36,8 @@ def step(kit: Kit, slot: int, **more: Any) -> c.Fire:
     name = more.pop("name", "s")
     more.setdefault("next_slot_ms", slot + MINUTE)
     schedule = of(kit, name)
-    after = more.pop("after_ms", schedule.decided_ms)
-    return c.Fire(name, more.pop("revision", schedule.revision), after, slot, **more)
+    more.setdefault("after_ms", schedule.decided_ms)
+    return c.Fire(name, more.pop("revision", schedule.revision), slot, **more)
 
 
 def fire(kit: Kit, slot: int, **more: Any) -> SlotEnd:
@@ -202,7 +202,7 @@ def test_a_leader_that_read_an_older_schedule_is_stale() -> None:
     assert fire(kit, START_MS + MINUTE, revision=old) == SlotEnd("stale")
     kit(c.DeleteSchedule("s"))
     kit.now += MINUTE
-    (end,) = kit(c.FireSchedules((c.Fire("s", old, START_MS, kit.now, kit.now + 1),))).results
+    (end,) = kit(c.FireSchedules((c.Fire("s", old, kit.now, kit.now + 1),))).results
     assert end == SlotEnd("stale") and "q" not in kit.m.queues
 
 

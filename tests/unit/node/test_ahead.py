@@ -10,12 +10,14 @@ from tests.loopback import Loopback, run, until
 from trivet.consensus.port import NotProposed
 from trivet.errors import TrivetError
 from trivet.machine.commands import (
+    DeleteQueue,
     Draft,
     Enqueue,
     Extras,
     Lease,
     PauseQueue,
     PutGroup,
+    PutQueue,
     PutTopic,
     QueueConfig,
     Release,
@@ -130,6 +132,18 @@ def test_a_poll_is_answered_in_the_entry_that_feeds_it() -> None:
     run(test)
 
 
+def test_all_of_an_entry_goes_to_one_who_asks_for_all() -> None:
+    async def test(node: Loopback) -> None:
+        (poll,) = await parked(node, ask(max_messages=100))
+        before = len(node.entries)
+        await asyncio.gather(*(node.broker.submit(plain()) for _ in range(60)))
+        reply = (await poll).answer.reply  # type: ignore[attr-defined]
+        assert isinstance(reply, Leased) and len(reply.grants) == 60
+        assert len(node.entries) == before + 1
+
+    run(test)
+
+
 def test_more_than_they_ask_for_stays() -> None:
     async def test(node: Loopback) -> None:
         (poll,) = await parked(node, ask(max_messages=2))
@@ -215,6 +229,103 @@ def test_an_entry_that_was_not_proposed_ends_its_poll_and_promises_nothing() -> 
         polls = await parked(node, ask())
         await node.broker.submit(plain())
         assert await polls[0] is not None
+
+    run(test)
+
+
+def test_who_does_not_lead_says_so_at_once() -> None:
+    """The office may be lost while a request's body is on its way: nothing would ever end such a wait (R26)."""
+
+    async def test(node: Loopback) -> None:
+        node.role = "follower"
+        began_s = asyncio.get_running_loop().time()
+        with pytest.raises(TrivetError) as caught:
+            await node.waiters.lease(ask())
+        assert caught.value.code == "lost_leadership"
+        assert asyncio.get_running_loop().time() - began_s < 1
+
+    run(test)
+
+
+def test_what_a_refused_lease_was_promised_goes_to_the_next() -> None:
+    async def test(node: Loopback) -> None:
+        await node.broker.submit(Request(PutQueue("z", QueueConfig())))
+        first = asyncio.create_task(node.waiters.lease(Ask(("q", "z"), "c", wait_ms=5000)))
+        await until(lambda: node.waiters.parked == 1)
+        second = asyncio.create_task(node.waiters.lease(ask()))
+        await until(lambda: node.waiters.parked == 2)
+        node.hold = True
+        sending = asyncio.create_task(node.broker.submit(Request(Enqueue("q", (Draft(key="k"),)))))
+        await until(lambda: bool(node.held))
+        deleting = asyncio.create_task(node.broker.submit(Request(DeleteQueue("z"))))
+        await until(lambda: len(node.held) == 2)
+        node.commit(*node.held.pop(0))
+        await sending
+        await until(lambda: len(node.held) == 2)  # the delete, and behind it the lease of the first
+        node.hold = False
+        node.decide()
+        await deleting
+        with pytest.raises(TrivetError) as caught:
+            await first
+        assert caught.value.code == "queue_not_found"
+        committed = await second
+        assert committed is not None and committed.answer.reply.grants  # type: ignore[union-attr]
+
+    run(test)
+
+
+def test_who_hangs_up_in_the_turn_of_the_commit_gives_the_lease_back() -> None:
+    async def test(node: Loopback) -> None:
+        (poll,) = await parked(node, ask())
+        node.hold = True
+        sending = asyncio.create_task(node.broker.submit(plain()))
+        await until(lambda: bool(node.held))
+        node.hold = False
+        poll.cancel()
+        node.decide()  # before the cancelled task has had its turn
+        await asyncio.gather(poll, return_exceptions=True)
+        await sending
+        await until(lambda: node.machine.queues["q"].leasable == 1)
+
+    run(test)
+
+
+def test_a_repeat_without_a_wait_joins_the_lease_that_is_on_its_way() -> None:
+    async def test(node: Loopback) -> None:
+        (poll,) = await parked(node, ask(request_id="r", fingerprint=b"f" * 16))
+        node.hold = True
+        sending = asyncio.create_task(node.broker.submit(plain()))
+        await until(lambda: bool(node.held))
+        poll.cancel()
+        await asyncio.gather(poll, return_exceptions=True)
+        again = asyncio.create_task(
+            node.waiters.lease(Ask(("q",), "c", request_id="r", fingerprint=b"f" * 16))
+        )
+        await asyncio.sleep(0.01)
+        assert not again.done()
+        node.hold = False
+        node.decide()
+        await sending
+        committed = await again
+        assert committed is not None and committed.answer.reply.grants  # type: ignore[union-attr]
+
+    run(test)
+
+
+def test_a_wait_that_ends_at_a_deleted_queue_says_so() -> None:
+    async def test(node: Loopback) -> None:
+        (poll,) = await parked(node, Ask(("q",), "c", wait_ms=100))
+        node.hold = True
+        sending = asyncio.create_task(node.broker.submit(Request(PauseQueue("q", enqueue=True))))
+        refused = asyncio.create_task(node.broker.submit(plain()))
+        deleting = asyncio.create_task(node.broker.submit(Request(DeleteQueue("q"))))
+        await until(lambda: bool(node.held))
+        node.hold = False
+        node.decide()
+        await asyncio.gather(sending, refused, deleting, return_exceptions=True)
+        with pytest.raises(TrivetError) as caught:
+            await poll
+        assert caught.value.code == "queue_not_found"
 
     run(test)
 

@@ -412,7 +412,7 @@ def test_slots_make_messages_and_are_refused_under_pressure() -> None:
         spec = ScheduleSpec("q", Draft(), every_ms=1000)
         await node.broker.submit(Request(PutSchedule("s", spec)))
         node.pressure = lambda: "disk"  # type: ignore[method-assign]
-        for command in (FireSchedules((Fire("s", 1, 0, 1, 2),)), RunSchedule("s")):
+        for command in (FireSchedules((Fire("s", 1, 1, 2),)), RunSchedule("s")):
             with pytest.raises(TrivetError) as refused:
                 await node.broker.submit(Request(command))
             assert refused.value.code == "disk_full"
