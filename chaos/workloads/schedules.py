@@ -6,6 +6,7 @@ from typing import Any
 
 from chaos.workloads.base import Role, Workload, config
 from chaos.workloads.recording import Process
+from trivet.client.errors import ScheduleNotFound
 
 TIGHT = 8  # messages that the second queue takes
 
@@ -54,7 +55,13 @@ class Schedules(Workload):
         await self._put(process, process.rng.choice(list(self.timetables())))
 
     async def read(self, process: Process) -> None:
-        await process.schedule(process.rng.choice(list(self.timetables())), local=process.rng.random() < 0.2)
+        local = process.rng.random() < 0.2
+        try:
+            await process.schedule(process.rng.choice(list(self.timetables())), local=local)
+        except ScheduleNotFound:
+            if not local:
+                raise  # a schedule that was acknowledged is gone
+            return  # a node that has just started answers from the little it has applied
 
     async def slow(self, process: Process) -> None:
         """Too slow for its queue: slots are refused, and owed."""
