@@ -58,7 +58,11 @@ def state_of(m: Machine, record: KeyRecord) -> tuple[str, bytes | None]:
     message = m.find(record.number)
     if message is not None:
         return STATE_NAMES[message.state], message.result
-    return STATE_NAMES[CANCELLED if record.final < 0 else record.final], None
+    if record.final >= 0:
+        return STATE_NAMES[record.final], None
+    left = m.messages.get(record.number)  # purged, and no sweep has come by yet: as it will be after that
+    dead = left is not None and left.queue is record.queue and left.state == DEAD
+    return STATE_NAMES[DEAD if dead else CANCELLED], None
 
 
 def add(m: Machine, message: Message, expires_at_ms: int) -> None:

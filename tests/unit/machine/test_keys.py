@@ -114,6 +114,20 @@ def test_r16_purge_keeps_keys_and_cancelled_ones_say_so() -> None:
         kit.pass_ms(0)
 
 
+def test_r16_the_key_of_a_purged_dead_message_says_dead_before_and_after_the_sweep() -> None:
+    """Simulator 1795357461990: until a sweep came by it said "cancelled"."""
+    kit = make()
+    (number,) = kit.put(key("k", ttl_ms=5))
+    kit.now += 5
+    kit(c.Expire(10))
+    kit(c.PurgeDead("q"))
+    again = c.Enqueue("q", (key("k", ttl_ms=5),))
+    assert kit(again) == Enqueued((EnqueuedOne(number, "dead", True),))
+    kit.pass_ms(0)
+    assert number not in kit.m.messages
+    assert kit(again) == Enqueued((EnqueuedOne(number, "dead", True),))
+
+
 def test_r16_results_of_duplicates_stop_at_the_answers_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trivet.machine.intake.ANSWER_BYTES_MAX", 5)
     kit = make(result_retention_ms=1000)
