@@ -60,7 +60,9 @@ class RunLaws:
         self._appended: dict[tuple[int, int], NewRunEvent] = {}
         self._ids: dict[tuple[int, str], int] = {}  # (run, event id) -> id
         self._states: dict[tuple[int, str], str] = {}  # (run, message) -> the state told last
-        self.redriven: set[str] = set()  # queues: by the entry that is judged, perhaps after a replay in it
+        self.undisturbed = (
+            True  # the entry that is judged moves no ended message, perhaps after a replay in it
+        )
         self._seen: dict[int, int] = {}  # run -> the highest event that was told to anybody
 
     def appended(self, index: int, command: AppendRunEvents, reply: RunEventsAppended) -> None:
@@ -86,8 +88,7 @@ class RunLaws:
             if one.message in self._facts or one.origin not in self._facts:
                 self.world.violate("replay", f"{one} at {index}")
             origin = self.machine.find(one.origin)
-            revived = origin is not None and origin.queue.name in self.redriven
-            if origin is None or (origin.state <= LEASED and not revived):
+            if self.undisturbed and (origin is None or origin.state <= LEASED):
                 self.world.violate("replay", f"{one} at {index}: its origin has not ended, or is gone")
             message = self.machine.find(one.message)
             if message is not None:

@@ -27,6 +27,9 @@ REFEREED = 0.15
 """The share of seeds whose log is played on the model too."""
 
 
+MOVES_ENDED = (c.Redrive, c.PurgeDead, c.PurgeQueue, c.DeleteQueue, c.DeleteTopic, c.DeleteGroup, c.Expire)
+
+
 class QueueWorkload(Acts):
     def __init__(self, world: World, options: Options, nodes: dict[str, SimNode]) -> None:
         super().__init__(world, options, nodes)
@@ -74,8 +77,7 @@ class QueueWorkload(Acts):
             self.referee.entry(index, data, answers)
         if data:
             requests = decode_entry(data).requests
-            redrives = [one.command for one in requests if isinstance(one.command, c.Redrive)]
-            self.laws.runs.redriven = {one.queue for one in redrives}
+            self.laws.runs.undisturbed = not any(isinstance(one.command, MOVES_ENDED) for one in requests)
             for request, answer in zip(requests, answers, strict=True):
                 self.laws.judge(index, clock_ms, request, answer)
 
