@@ -12,7 +12,7 @@ from tests.simulation.world import World
 from trivet.storage.blocks import BadBlock
 from trivet.storage.hard_state import SLOT_BYTES, SLOTS, read_slots
 from trivet.storage.identity import COPIES
-from trivet.storage.segment import decode_header
+from trivet.storage.segment import HEADER_BYTES, decode_header
 
 
 class HarmedDisk:
@@ -120,6 +120,8 @@ class HarmedDisk:
         if kind == "zero":
             return self.disk.zero(name, offset, min(rng.choice((1, 64, 4096)), limit - offset))
         if kind == "cut":
+            if name.startswith("log-") and limit <= HEADER_BYTES:
+                return None  # no record of it is proven yet: cut so, a new segment looks like one being made (R3)
             return self.disk.cut(name, offset)
         if kind == "remove":  # a removed last segment cannot be told from one never made
             return None if name.startswith("log-") else self.disk.remove(name)
@@ -153,7 +155,7 @@ class HarmedDisk:
         if record is None:
             return 0
         try:
-            header = decode_header(file.read_at(0, 4096), name)
+            header = decode_header(file.read_at(0, HEADER_BYTES), name)
         except BadBlock:
             return 0  # its head is damaged already
-        return min(size, 4096 + record.watermark - header.start)
+        return min(size, HEADER_BYTES + record.watermark - header.start)
