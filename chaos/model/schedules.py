@@ -106,9 +106,8 @@ class Schedules:
             schedule.tries += 1
             return "blocked"
         if one.after_ms is not None and one.after_ms != schedule.decided:
-            return (
-                "stale"  # computed before another one was applied: its `passed` counts the same slots again
-            )
+            # computed before another one was applied: its `passed` counts the same slots again
+            return "stale"
         first = schedule.decided + (1 if one.enqueue else 0)
         if not first <= one.slot_ms <= self.clock or one.next_slot_ms <= one.slot_ms:
             return "stale"

@@ -121,8 +121,7 @@ class QueueSimulation(Simulation):
             self._check_laws([self.queue.rng.choice(self.names)])
 
     def _probe(self, node: SimNode, answered: list[bool]) -> None:
-        machine = node.machine
-        if answered and isinstance(machine, QueueMachine) and self.queue.drained(machine.machine):
+        if answered and self._drained(node):
             return  # another round would keep a slow member behind
         # Nothing new before the last round is answered: what is offered must not outgrow a slow swarm's log.
         if not self.queue.calls and (not answered or self.world.now - self._drained_at > 0.25):
@@ -138,7 +137,10 @@ class QueueSimulation(Simulation):
     def _at_rest(self) -> bool:
         if not super()._at_rest():
             return False
-        machine = next(iter(self.nodes.values())).machine
+        return self._drained(next(iter(self.nodes.values())))
+
+    def _drained(self, node: SimNode) -> bool:
+        machine = node.machine
         return isinstance(machine, QueueMachine) and not machine.busy and self.queue.drained(machine.machine)
 
     def _final(self) -> None:

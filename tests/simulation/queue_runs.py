@@ -60,9 +60,8 @@ class RunLaws:
         self._appended: dict[tuple[int, int], NewRunEvent] = {}
         self._ids: dict[tuple[int, str], int] = {}  # (run, event id) -> id
         self._states: dict[tuple[int, str], str] = {}  # (run, message) -> the state told last
-        self.undisturbed = (
-            True  # the entry that is judged moves no ended message, perhaps after a replay in it
-        )
+        # The entry that is judged moves no ended message, perhaps after a replay in it.
+        self.undisturbed = True
         self._seen: dict[int, int] = {}  # run -> the highest event that was told to anybody
 
     def appended(self, index: int, command: AppendRunEvents, reply: RunEventsAppended) -> None:

@@ -112,7 +112,6 @@ class Driver:
         self._job: SyncJob | None = None
         self._buffered_batches = 0  # proposed since the last sync job was taken
         self._syncing_batches = 0  # covered by the running job
-        self._synced_here = False  # by the last `_begin_sync`
         self._idle: asyncio.Event | None = None
         self._snapshot_thread: SyncThread | None = None
         self._snapshot_job: SyncJob | None = None
@@ -210,12 +209,13 @@ class Driver:
             if timer and self._on_timer is not None:
                 self._on_timer()
             self._pull()
-            self._begin_sync()
+            began = self._begin_sync()
             if self._failed:
                 return
             self._begin_snapshot_job()
             self._flush()
-            if self._replica.busy or (self._synced_here and not self._replica.steady):
+            synced = began and self._job is None
+            if self._replica.busy or (synced and not self._replica.steady):
                 # The slice was used up (R9, R25), or the sync brought a commit: let others run, then go on.
                 self.wake()
         except Exception as error:  # noqa: BLE001 any failure inside a turn is fatal
@@ -241,7 +241,6 @@ class Driver:
                 self._observer.proposed(len(data))
 
     def _begin_sync(self, stopping: bool = False) -> bool:
-        self._synced_here = False
         if self._job is not None or self._thread is None or self._idle is None:
             return False
         job = self._replica.take_sync(snapshots=False)
@@ -261,15 +260,8 @@ class Driver:
         """The others write at the same time: what they wait for leaves first."""
         self._flush()
         error, took_s = timed_run(job)
-        self._pace.took(took_s)
         self._buffered_batches = 0
-        if error is not None:
-            self._fail("storage", error)
-            return
-        self._replica.synced(job)
-        if self._observer is not None:
-            self._observer.synced(took_s)
-        self._synced_here = True
+        self._tell_synced(job, error, took_s)
 
     def _end_sync(self, job: SyncJob, error: BaseException | None, took_s: float) -> None:
         if isinstance(error, DiskFull):
@@ -277,10 +269,18 @@ class Driver:
             return
         self._job = None
         self._syncing_batches = 0
-        if job.light:
-            self._pace.took(took_s)
         if self._idle is not None:
             self._idle.set()
+        self._tell_synced(job, error, took_s)
+        if self.running:
+            # At once, not in a later turn: what the sync released (votes, acknowledgements) is what
+            # somebody waits for.
+            self._turn(timer=False)
+
+    def _tell_synced(self, job: SyncJob, error: BaseException | None, took_s: float) -> None:
+        """What follows from a sync, wherever it ran. An error ends the process."""
+        if job.light:
+            self._pace.took(took_s)
         if error is not None:
             self._fail("storage", error)
             return
@@ -291,10 +291,6 @@ class Driver:
             return
         if self._observer is not None:
             self._observer.synced(took_s)
-        if self.running:
-            # At once, not in a later turn: what the sync released (votes, acknowledgements) is what
-            # somebody waits for.
-            self._turn(timer=False)
 
     def _begin_snapshot_job(self) -> None:
         if self._snapshot_job is not None or self._snapshot_thread is None or self._snapshot_idle is None:

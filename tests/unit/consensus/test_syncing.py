@@ -11,12 +11,21 @@ from trivet.consensus import driver as module
 from trivet.consensus import syncing
 
 
-def test_a_light_job_runs_in_the_turn_once_the_disk_has_shown_to_be_quick(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However busy this machine is."""
     monkeypatch.setattr(syncing, "QUICK_SECONDS", 5.0)
     monkeypatch.setattr(syncing, "MEAN_SECONDS", 5.0)
 
+
+async def until_in_the_loop(world: World) -> None:
+    world.replica.writes_little = True
+    await write(world, syncing.TRIED + 1)
+    assert in_the_loop(world)[-1]
+
+
+@pytest.mark.usefixtures("quick_disk")
+def test_a_light_job_runs_in_the_turn_once_the_disk_has_shown_to_be_quick() -> None:
     async def scenario(world: World) -> None:
         world.replica.writes_little = True
         await write(world, syncing.TRIED)
@@ -34,15 +43,12 @@ def test_a_light_job_runs_in_the_turn_once_the_disk_has_shown_to_be_quick(
     run(scenario)
 
 
+@pytest.mark.usefixtures("quick_disk")
 def test_after_a_slow_sync_the_loop_waits_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(syncing, "QUICK_SECONDS", 5.0)
-    monkeypatch.setattr(syncing, "MEAN_SECONDS", 5.0)
     monkeypatch.setattr(syncing, "RECOVERED", 3)
 
     async def scenario(world: World) -> None:
-        world.replica.writes_little = True
-        await write(world, syncing.TRIED + 1)
-        assert in_the_loop(world)[-1]
+        await until_in_the_loop(world)
         monkeypatch.setattr(syncing, "QUICK_SECONDS", -1.0)
         await write(world)
         assert in_the_loop(world)[-1], "which will be slow cannot be known"
@@ -55,15 +61,12 @@ def test_after_a_slow_sync_the_loop_waits_for_none(monkeypatch: pytest.MonkeyPat
     run(scenario)
 
 
+@pytest.mark.usefixtures("quick_disk")
 def test_while_a_snapshot_is_written_the_loop_waits_for_no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(syncing, "QUICK_SECONDS", 5.0)
-    monkeypatch.setattr(syncing, "MEAN_SECONDS", 5.0)
     monkeypatch.setattr(syncing, "RECOVERED", 2)
 
     async def scenario(world: World) -> None:
-        world.replica.writes_little = True
-        await write(world, syncing.TRIED + 1)
-        assert in_the_loop(world)[-1]
+        await until_in_the_loop(world)
         world.replica.disk.clear()
         world.replica.snapshot_jobs = [Job(world.replica)]
         world.driver.wake()
@@ -83,11 +86,11 @@ def test_while_a_snapshot_is_written_the_loop_waits_for_no_sync(monkeypatch: pyt
     run(scenario)
 
 
+@pytest.mark.usefixtures("quick_disk")
 def test_a_disk_that_is_never_slow_and_always_middling_is_waited_for_elsewhere(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each sync of 8 ms would be allowed in the loop; all of them would fill it."""
-    monkeypatch.setattr(syncing, "QUICK_SECONDS", 5.0)
     monkeypatch.setattr(syncing, "MEAN_SECONDS", -1.0)
 
     async def scenario(world: World) -> None:
@@ -119,10 +122,8 @@ def test_the_pace_of_a_disk() -> None:
     assert not pace.quick
 
 
-def test_heavy_jobs_say_nothing_about_the_pace_of_light_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(syncing, "QUICK_SECONDS", 5.0)
-    monkeypatch.setattr(syncing, "MEAN_SECONDS", 5.0)
-
+@pytest.mark.usefixtures("quick_disk")
+def test_heavy_jobs_say_nothing_about_the_pace_of_light_ones() -> None:
     async def scenario(world: World) -> None:
         await write(world, syncing.TRIED)
         world.replica.writes_little = True
@@ -132,11 +133,10 @@ def test_heavy_jobs_say_nothing_about_the_pace_of_light_ones(monkeypatch: pytest
     run(scenario)
 
 
+@pytest.mark.usefixtures("quick_disk")
 def test_a_commit_that_a_sync_in_the_turn_brought_waits_for_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TICK_SECONDS", 60.0)
     monkeypatch.setattr(syncing, "TRIED", 0)
-    monkeypatch.setattr(syncing, "QUICK_SECONDS", 5.0)
-    monkeypatch.setattr(syncing, "MEAN_SECONDS", 5.0)
 
     async def scenario(world: World) -> None:
         world.replica.writes_little = True

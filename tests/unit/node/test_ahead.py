@@ -26,6 +26,7 @@ from trivet.machine.commands import (
 from trivet.machine.replies import Leased
 from trivet.node import broker
 from trivet.node.ahead import coming
+from trivet.node.broker import Committed
 from trivet.node.waiters import Ask
 from trivet.wire.entry import decode_entry
 
@@ -42,6 +43,14 @@ def ask(**more: object) -> Ask:
 
 def plain(count: int = 1) -> Request:
     return Request(Enqueue("q", (Draft(),) * count))
+
+
+async def on_its_way(node: Loopback, request: Request) -> asyncio.Task[Committed]:
+    """In an entry that is proposed and not decided, as all that follow."""
+    node.hold = True
+    sending = asyncio.create_task(node.broker.submit(request))
+    await until(lambda: bool(node.held))
+    return sending
 
 
 SURE = {
@@ -198,9 +207,7 @@ def test_a_lease_that_the_line_has_no_room_for_leaves_its_poll_waiting(
 def test_who_leaves_before_the_entry_is_decided_gives_its_lease_back() -> None:
     async def test(node: Loopback) -> None:
         (poll,) = await parked(node, ask())
-        node.hold = True
-        sending = asyncio.create_task(node.broker.submit(plain()))
-        await until(lambda: bool(node.held))
+        sending = await on_its_way(node, plain())
         poll.cancel()
         await asyncio.gather(poll, return_exceptions=True)
         node.hold = False
@@ -217,9 +224,7 @@ def test_who_leaves_before_the_entry_is_decided_gives_its_lease_back() -> None:
 def test_an_entry_that_was_not_proposed_ends_its_poll_and_promises_nothing() -> None:
     async def test(node: Loopback) -> None:
         (poll,) = await parked(node, ask())
-        node.hold = True
-        sending = asyncio.create_task(node.broker.submit(plain()))
-        await until(lambda: bool(node.held))
+        sending = await on_its_way(node, plain())
         node.decide(NotProposed("not_leader"))
         for task in (poll, sending):
             with pytest.raises(TrivetError) as caught:
@@ -254,9 +259,7 @@ def test_what_a_refused_lease_was_promised_goes_to_the_next() -> None:
         await until(lambda: node.waiters.parked == 1)
         second = asyncio.create_task(node.waiters.lease(ask()))
         await until(lambda: node.waiters.parked == 2)
-        node.hold = True
-        sending = asyncio.create_task(node.broker.submit(Request(Enqueue("q", (Draft(key="k"),)))))
-        await until(lambda: bool(node.held))
+        sending = await on_its_way(node, Request(Enqueue("q", (Draft(key="k"),))))
         deleting = asyncio.create_task(node.broker.submit(Request(DeleteQueue("z"))))
         await until(lambda: len(node.held) == 2)
         node.commit(*node.held.pop(0))
@@ -277,9 +280,7 @@ def test_what_a_refused_lease_was_promised_goes_to_the_next() -> None:
 def test_who_hangs_up_in_the_turn_of_the_commit_gives_the_lease_back() -> None:
     async def test(node: Loopback) -> None:
         (poll,) = await parked(node, ask())
-        node.hold = True
-        sending = asyncio.create_task(node.broker.submit(plain()))
-        await until(lambda: bool(node.held))
+        sending = await on_its_way(node, plain())
         node.hold = False
         poll.cancel()
         node.decide()  # before the cancelled task has had its turn
@@ -293,9 +294,7 @@ def test_who_hangs_up_in_the_turn_of_the_commit_gives_the_lease_back() -> None:
 def test_a_repeat_without_a_wait_joins_the_lease_that_is_on_its_way() -> None:
     async def test(node: Loopback) -> None:
         (poll,) = await parked(node, ask(request_id="r", fingerprint=b"f" * 16))
-        node.hold = True
-        sending = asyncio.create_task(node.broker.submit(plain()))
-        await until(lambda: bool(node.held))
+        sending = await on_its_way(node, plain())
         poll.cancel()
         await asyncio.gather(poll, return_exceptions=True)
         again = asyncio.create_task(
