@@ -14,6 +14,8 @@ from trivet.storage.hard_state import SLOT_BYTES, SLOTS, read_slots
 from trivet.storage.identity import COPIES
 from trivet.storage.segment import HEADER_BYTES, decode_header
 
+BOTH_IDENTITIES = 0.25  # of the damage to one copy goes to the other, too
+
 
 class HarmedDisk:
     """The part of `SimNode` that harms its disk, and remembers that it did."""
@@ -106,6 +108,9 @@ class HarmedDisk:
         with self.disk.observed():
             limit = self._provable(name)
             hit = self._rot(kind, name, limit, names) if limit > 0 else None
+            if hit is not None and name in COPIES and self.rng.random() < BOTH_IDENTITIES:
+                other = COPIES[1 - COPIES.index(name)]
+                self._rot(kind, other, self.disk.size(other), names)  # nothing says whose it is
         if hit is None:
             return False
         self.world.count(f"rot: {kind} of {name.split('-')[0]}")
