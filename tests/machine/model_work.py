@@ -303,8 +303,8 @@ class Model(Schedules, Topics, Flows, Effects):
         if c.priority is not None:
             m["priority"] = c.priority
         if c.deliver_at_ms is not None:
-            if m["state"] == BLOCKED:
-                m["due"] = c.deliver_at_ms
+            if m["state"] == BLOCKED or (m["state"] == DELAYED and c.deliver_at_ms > self.clock):
+                m["due"] = c.deliver_at_ms  # it stays as it is: no event of a run (api.md: transitions)
             elif m["state"] == DELAYED or (m["state"] == READY and c.deliver_at_ms > self.clock):
                 self.wait_until(m, c.deliver_at_ms)
         return ("changed", m["number"], m["state"], m["lease"] is not None and m["lease"]["cancelled"], None)

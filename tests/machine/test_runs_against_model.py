@@ -13,6 +13,7 @@ from tests.machine.logs import Author
 from trivet.machine import commands as c
 from trivet.machine.replies import Done
 from trivet.machine.run_commands import NewRunEvent
+from trivet.machine.state import DELAYED
 
 SEEDS = range(pick(6, 400))
 STEPS = 120
@@ -62,6 +63,7 @@ class RunAuthor(Author):
             *(self.run_events,) * 2,
             *(self.replay,) * 2,
             *(self.other,) * 2,
+            self.patch,
             self.queue,
         )
         return rng.choice(makers)()
@@ -74,6 +76,12 @@ class RunAuthor(Author):
     def token(self) -> c.Token | None:
         live = [c.Token(fence, m.lease.mac) for fence, m in self.machine.leases.items() if m.lease]
         return self.rng.choice(live) if live and self.rng.random() < 0.8 else super().token()
+
+    def patch(self) -> c.Command:
+        """A delayed message that stays delayed takes no step: no event tells of it."""
+        delayed = [number for number, m in self.machine.messages.items() if m.state == DELAYED]
+        number = self.rng.choice(delayed) if delayed else self.number()
+        return c.PatchMessage(number, None, self.now + self.rng.choice((0, 50, 200_000)))
 
     def replay(self) -> c.Command:
         step = self.rng.choice((None, None, "s", "t", "u"))
