@@ -216,11 +216,14 @@ class Api:
     def _plain_call(self, request: QuickRequest) -> Call | None:
         """The call, if its route takes plain commands, nothing is wrong with its head, and this node leads."""
         opened = request.head.opened
-        if opened is None:
-            opened = self._opened(request)
+        try:
             if opened is None:
-                return None
-            request.head.opened = opened
+                opened = request.head.opened = self._opened(request)
+            key = request_key(request.headers)
+        except TrivetError:
+            return None  # said by the general code
+        if opened is None:
+            return None
         consensus = self._services.broker.consensus
         if not (consensus.is_leader and consensus.can_propose):
             return None
@@ -234,20 +237,17 @@ class Api:
             opened.accept,
             opened.media,
             request.body,
-            opened.key,
+            key,
         )
 
     def _opened(self, request: QuickRequest) -> Opened | None:
         headers = request.headers
         path, _, raw_query = request.raw_path.partition("?")
-        try:
-            route, params = self.router.find(request.method, path)
-            accept = accepted(headers.get("Accept"))
-            if route.plain is None or raw_query or not request.head.length:
-                return None
-            return Opened(route, path, params, {}, accept, declared_media(headers), request_key(headers))
-        except TrivetError:
-            return None  # said by the general code
+        route, params = self.router.find(request.method, path)
+        accept = accepted(headers.get("Accept"))
+        if route.plain is None or raw_query or not request.head.length:
+            return None
+        return Opened(route, path, params, {}, accept, declared_media(headers))
 
     def _written(self, request: QuickRequest, call: Call | None, reply: Reply) -> tuple[bytes, bool]:
         closing = reply.status in ENDS_CONNECTION

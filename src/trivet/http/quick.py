@@ -2,7 +2,7 @@
 
 Only the plainest form of HTTP/1.1 is read here: one `Content-Length` or none, no coding of any kind, no header
 twice, ASCII throughout. `Heads.read` answers None for everything else, and aiohttp reads it from its first byte.
-Clients send the same head again and again: what was found out about one is kept.
+Clients send the same head again and again, but for its `Idempotency-Key`: what was found out about the rest is kept.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ KEPT = 256  # heads known at a time: at most 1 MiB with their tables
 
 _LINE = re.compile(rb"(GET|POST|PUT|PATCH|DELETE) (/[!-~]*) HTTP/1\.1")
 _HEADER = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([ -~]*?)[ \t]*")
+_KEY = b"\r\nIdempotency-Key: "
+_VALUE = re.compile(rb"[!-~](?:[ -~]*[!-~])?")
 # Whoever sends one of these asks for more than the plain form, or for another end of the connection.
 _NOT_PLAIN = frozenset(
     (
@@ -54,12 +56,12 @@ class Opened:
     query: dict[str, str]
     accept: str
     media: str
-    key: str | None
 
 
 @dataclass(slots=True)
 class Head:
-    size: int  # bytes, its empty line included
+    """A head, without a line of its own for the key where there was one."""
+
     method: str
     raw_path: str
     headers: CIMultiDict[str]
@@ -69,7 +71,7 @@ class Head:
 
 @dataclass(slots=True)
 class QuickRequest:
-    """What handlers use of a request. `body` is whole."""
+    """What handlers use of a request. `body` is whole once `missing` is 0 (below it: more than one request)."""
 
     head: Head
     method: str
@@ -78,6 +80,11 @@ class QuickRequest:
     transport: BaseTransport | None
     body: bytes
 
+    @property
+    def missing(self) -> int:
+        """Bytes of the body that are yet to come."""
+        return self.head.length - len(self.body)
+
 
 class Heads:
     """Heads by their bytes. One instance a server."""
@@ -85,20 +92,35 @@ class Heads:
     def __init__(self) -> None:
         self._known: dict[bytes, Head] = {}
 
-    def read(self, data: bytes) -> Head | None:
-        """The head that `data` begins with; None if it is not whole or not of the plain form."""
+    def read(self, data: bytes, transport: BaseTransport | None = None) -> QuickRequest | None:
+        """The request that `data` begins with; None if its head is not whole or not of the plain form."""
         end = data.find(b"\r\n\r\n", 0, HEAD_BYTES_MAX)
         if end < 0:
             return None
-        raw = data[:end]
+        raw, key = data[:end], b""
+        cut = raw.find(_KEY)
+        if cut >= 0:
+            stop = raw.find(b"\r\n", cut + len(_KEY))
+            stop = end if stop < 0 else stop
+            key = raw[cut + len(_KEY) : stop]
+            if _VALUE.fullmatch(key) is None:
+                return None
+            raw = raw[:cut] + raw[stop:]
         head = self._known.get(raw)
         if head is None:
             head = _read(raw)
-            if head is not None:
-                if len(self._known) >= KEPT:
-                    self._known.clear()
-                self._known[raw] = head
-        return head
+            if head is None:
+                return None
+            if len(self._known) >= KEPT:
+                self._known.clear()
+            self._known[raw] = head
+        headers = head.headers
+        if key:
+            if "Idempotency-Key" in headers:
+                return None  # twice
+            headers = headers.copy()
+            headers["Idempotency-Key"] = key.decode()
+        return QuickRequest(head, head.method, head.raw_path, headers, transport, data[end + 4 :])
 
 
 def _read(raw: bytes) -> Head | None:
@@ -118,7 +140,7 @@ def _read(raw: bytes) -> Head | None:
     length = headers.get("Content-Length", "0")
     if "Host" not in headers or not length.isdigit() or len(length) > 9 or int(length) > REQUEST_BYTES_MAX:
         return None
-    return Head(len(raw) + 4, asked[1].decode(), asked[2].decode(), headers, int(length))
+    return Head(asked[1].decode(), asked[2].decode(), headers, int(length))
 
 
 _STATUS = {one.value: f"HTTP/1.1 {one.value} {one.phrase}\r\n" for one in HTTPStatus}

@@ -20,7 +20,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from trivet.errors import TrivetError
 from trivet.http.app import Api, Observe, Services, Settings
-from trivet.http.quick import Heads, QuickRequest
+from trivet.http.quick import Heads
 from trivet.http.streaming import is_stream
 from trivet.node.broker import Broker
 from trivet.node.waiters import Waiters
@@ -71,19 +71,16 @@ class _Connection(RequestHandler):
         if self._left:
             self._left = max(self._left - len(data), UNKNOWN)
             return False
-        head = self._heads.read(data)
-        if head is None:
+        request = self._heads.read(data, self.transport)
+        if request is None:
             self._left = UNKNOWN
             return False
-        over = head.size + head.length - len(data)
-        streams = head.method == "GET" and is_stream(head.raw_path)
-        if over or streams or self._request_count != self._finished or self._close or self._force_close:
-            self._left = max(over, UNKNOWN)
+        streams = request.method == "GET" and is_stream(request.raw_path)
+        busy = self._request_count != self._finished or self._close or self._force_close
+        if request.missing or streams or busy:
+            self._left = max(request.missing, UNKNOWN)
             return False
         self._quick = True
-        request = QuickRequest(
-            head, head.method, head.raw_path, head.headers, self.transport, data[head.size :]
-        )
         work = self._api.start(request, self._answered)
         if work is not None:
             self._work = self._loop.create_task(work)

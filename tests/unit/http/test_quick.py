@@ -154,6 +154,14 @@ def test_both_ways_say_the_same(passed_on: list[bytes]) -> None:
         b"POST /x HTTP/1.1\r\nHost: x\r\nA: b\nB: c",
         b"POST /x HTTP/1.1\r\nHost: x\r\nA: \xc3\xbc",
         b"POST /x HTTP/1.1\r\nHost: x\r\nA: b\x00",
+        b"POST /x HTTP/1.1\r\nHost: x\r\nIdempotency-Key: a\r\nIdempotency-Key: b",
+        b"POST /x HTTP/1.1\r\nHost: x\r\nidempotency-key: a\r\nIdempotency-Key: b",
+        b"POST /x HTTP/1.1\r\nHost: x\r\nIdempotency-Key: a\r\n folded",
+        b"POST /x HTTP/1.1\r\nHost: x\r\nIdempotency-Key: ",
+        b"POST /x HTTP/1.1\r\nHost: x\r\nIdempotency-Key:  a",
+        b"POST /x HTTP/1.1\r\nHost: x\r\nIdempotency-Key: a ",
+        b"POST /x HTTP/1.1\r\nHost: x\r\nIdempotency-Key: a\nB: c",
+        b"POST /x HTTP/1.1\r\nHost: x\r\nIdempotency-Key: \xc3\xbc",
         b"POST /x HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 5000,
         b"POST /x HTTP/1.1\r\nHost: x\r\n" + b"\r\n".join(b"A%d: b" % at for at in range(60)),
     ],
@@ -166,9 +174,25 @@ def test_heads_are_kept_up_to_a_limit() -> None:
     heads = Heads()
     made = [b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n" % at for at in range(1000)]
     for head in made:
-        first = heads.read(head + b"body")
-        assert first is not None and first.size == len(head) and heads.read(head) is first
+        first, again = heads.read(head + b"body"), heads.read(head)
+        assert first is not None and again is not None and first.head is again.head
+        assert first.body == b"body" and first.missing == -4
     assert len(heads._known) <= 256
+
+
+def test_a_head_is_known_whatever_its_key() -> None:
+    """Each call of the SDK has a key of its own."""
+    heads = Heads()
+    made = [
+        b"POST /x HTTP/1.1\r\nHost: x\r\nIdempotency-Key: %s\r\nContent-Length: 2\r\n\r\nhi" % key
+        for key in (b"a", b"b c", b"~" * 256)
+    ]
+    read = [heads.read(one) for one in made]
+    assert [one and one.headers["idempotency-key"] for one in read] == ["a", "b c", "~" * 256]
+    assert all(one is not None and one.missing == 0 for one in read)
+    assert len({id(one and one.head) for one in read}) == 1
+    without = heads.read(b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi")
+    assert without is not None and "Idempotency-Key" not in without.headers
 
 
 def test_requests_in_one_piece_are_answered_in_order() -> None:

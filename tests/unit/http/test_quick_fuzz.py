@@ -61,11 +61,11 @@ def test_what_the_quick_way_reads_aiohttp_reads_alike(data: bytes) -> None:
     event("read" if read is not None else "left to aiohttp")
     if read is None:
         return
-    body = b"z" * read.length
+    body = b"z" * read.head.length
     try:
-        told = _aiohttp(data[: read.size] + body)
+        told = _aiohttp(data[: len(data) - len(read.body)] + body)
     except HttpProcessingError as error:
         raise AssertionError(f"the quick way took what is no request: {data!r}") from error
     assert told[0] == read.method and told[1] == read.raw_path
-    assert told[2] == [(name.lower(), value) for name, value in read.headers.items()]
+    assert sorted(told[2]) == sorted((name.lower(), value) for name, value in read.headers.items())
     assert told[4] == body
