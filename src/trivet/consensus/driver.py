@@ -2,8 +2,9 @@
 
 One turn: tick (if there is something to do, else only by the timer) → pull a batch → take the next sync job →
 flush what may leave (what already waits for the disk or the wire goes before the tick). Turns are asked for by
-`wake` (a frame, a proposal, a finished sync), joined into one by the event loop, and by a timer at most
-20 ms apart. Nothing between a request and its commit waits for the timer.
+`wake` (a frame that leaves something to do, a proposal, a finished sync), joined into one by the event loop, and by
+a timer at most 20 ms apart, which a turn at about that time spares: after a sleep each wake-up is dear. Nothing
+between a request and its commit waits for the timer.
 
 A sync job runs in one worker thread, while the loop gathers the next batch, and those of snapshots in another, so
 that no log waits for hundreds of megabytes; a light one runs in the turn while the disk is quick (`syncing`). The
@@ -42,6 +43,16 @@ class DrivenReplica(Protocol):
     @property
     def steady(self) -> bool:
         """A tick now would do nothing that the timer's next one does not do as well."""
+        ...
+
+    @property
+    def standing(self) -> object:
+        """Equal as long as role, term and leader are."""
+        ...
+
+    @property
+    def settled(self) -> bool:
+        """Steady, and there is nothing to store."""
         ...
 
     def peer_up(self, peer: str, hello: Any) -> None: ...
@@ -108,6 +119,8 @@ class Driver:
         self._thread: SyncThread | None = None
         self._pace = Pace()
         self._timer: asyncio.TimerHandle | None = None
+        self._ticked_at = float("-inf")
+        self._standing: object = None  # the replica's, in the last turn
         self._scheduled = False
         self._job: SyncJob | None = None
         self._buffered_batches = 0  # proposed since the last sync job was taken
@@ -163,31 +176,37 @@ class Driver:
             self._loop.call_soon(self._turn)
 
     def peer_up(self, peer: str, hello: Any) -> None:
-        self._input(self._replica.peer_up, peer, hello)
+        if self._input(self._replica.peer_up, peer, hello):
+            self.wake()
 
     def peer_down(self, peer: str) -> None:
-        self._input(self._replica.peer_down, peer)
+        if self._input(self._replica.peer_down, peer):
+            self.wake()
 
     def receive(self, peer: str, message: Any) -> None:
-        self._input(self._replica.receive, peer, message)
-
-    def _input(self, handle: Callable[..., None], *arguments: Any) -> None:
-        if not self.running:
+        """What leaves nothing to do (a heartbeat, the answer of the second member) is no reason for a turn."""
+        if not self._input(self._replica.receive, peer, message):
             return
+        if self._replica.settled and self._replica.standing == self._standing:
+            self._flush()
+        else:
+            self.wake()
+
+    def _input(self, handle: Callable[..., None], *arguments: Any) -> bool:
+        if not self.running:
+            return False
         try:
             handle(*arguments)
         except Exception as error:  # noqa: BLE001 any failure inside the replica is fatal
             self._fail("consensus", error)
-            return
-        self.wake()
+            return False
+        return True
 
     # --- a turn -----------------------------------------------------------------------------------------
 
     def _on_tick(self) -> None:
-        if self._timer is None or self._loop is None:
-            return
-        self._timer = self._loop.call_later(TICK_SECONDS, self._on_tick)
-        self._turn(timer=True)
+        if self._timer is not None:
+            self._turn(timer=True)
 
     def _turn(self, timer: bool = False) -> None:
         if not timer:
@@ -195,6 +214,9 @@ class Driver:
         if not self.running:
             return
         started = time.perf_counter()
+        if timer or started - self._ticked_at >= TICK_SECONDS / 2:
+            timer = True  # a turn so late does the next one's work, too
+            self._wind_up(started)
         try:
             # First what others wait for: entries just received go to the disk, and what was answered while
             # receiving leaves, before this node applies anything (up to 5 ms, R25).
@@ -214,6 +236,7 @@ class Driver:
                 return
             self._begin_snapshot_job()
             self._flush()
+            self._standing = self._replica.standing
             synced = began and self._job is None
             if self._replica.busy or (synced and not self._replica.steady):
                 # The slice was used up (R9, R25), or the sync brought a commit: let others run, then go on.
@@ -223,6 +246,12 @@ class Driver:
             return
         if self._observer is not None:
             self._observer.turned(time.perf_counter() - started)
+
+    def _wind_up(self, now_s: float) -> None:
+        assert self._timer is not None and self._loop is not None
+        self._ticked_at = now_s
+        self._timer.cancel()
+        self._timer = self._loop.call_later(TICK_SECONDS, self._on_tick)
 
     def _pull(self) -> None:
         """At most two own entries are on their way to the own disk: so batches grow under load, by
@@ -308,8 +337,8 @@ class Driver:
             self._snapshot_idle.set()
         if error is not None:
             self._fail("storage", error)
-        else:
-            self._input(self._replica.synced, job)
+        elif self._input(self._replica.synced, job):
+            self.wake()
 
     def _wait_for_space(self, job: SyncJob) -> None:
         """R10: a full node stops acknowledging and lives; heartbeats and reads go on."""

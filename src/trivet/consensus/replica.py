@@ -217,6 +217,17 @@ class Replica:
         return self._engine.steady
 
     @property
+    def settled(self) -> bool:
+        """Steady, and nothing waits to be stored: a turn now would do nothing."""
+        return self._engine.steady and not self._engine.storage.dirty
+
+    @property
+    def standing(self) -> object:
+        """Equal as long as role, term and leader are."""
+        engine = self._engine
+        return engine.state, engine.term, engine.leader_node
+
+    @property
     def leader_contact_ms(self) -> int | None:
         """Since the leader was last heard of; 0 on the leader, None when there is none."""
         engine = self._engine

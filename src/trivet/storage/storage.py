@@ -237,6 +237,11 @@ class Storage:
         """A sync has failed, or the storage is closed."""
         return self._failed or (self._job is not None and self._job.failed)
 
+    @property
+    def dirty(self) -> bool:
+        """`begin_sync` would give a job, if none ran."""
+        return self._hard_dirty or self._log.dirty or bool(self._gone) or self._watermark_due()
+
     def begin_sync(self) -> SyncJob | None:
         """All that is buffered, as a job; None if there is nothing to do. Also hands out the watermark when
         it is due (R3), so call it on every turn. Raises `StorageFailed` after a failure."""
@@ -244,10 +249,7 @@ class Storage:
             raise StorageFailed("the disk has failed before: the process must end")
         if self._job is not None:
             raise RuntimeError("a sync job is already running")
-        log = self._log
-        if not (self._hard_dirty or log.dirty or self._gone or self._watermark_due()):
-            return None
-        return self._begin()
+        return self._begin() if self.dirty else None
 
     def _begin(self) -> SyncJob:
         if self._slots is None:

@@ -44,7 +44,8 @@ class Replica:
         self.appended: list[bytes] = []
         self._unsynced = 0
         self._tick_error: Exception | None = None
-        self.steady = False
+        self.steady = self.settled = False
+        self.standing: object = "follower"
 
     @property
     def busy(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -100,6 +101,50 @@ def test_a_steady_replica_ticks_by_the_timer_only(monkeypatch: pytest.MonkeyPatc
         await seen("synced")
         await seen("tick")
         assert world.replica.steps.count("tick") == world.timers - 1  # the first was before
+
+    run(scenario)
+
+
+def test_a_late_turn_does_the_timers_work_and_spares_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TICK_SECONDS", 0.4)
+
+    async def scenario(world: World) -> None:
+        world.replica.steady = True
+        while not world.timers:  # noqa: ASYNC110 - the first one comes at once
+            await asyncio.sleep(0)
+        world.offer(b"early")
+        await asyncio.sleep(0.25)
+        assert world.timers == 1
+        world.offer(b"late")
+        await asyncio.sleep(0.25)  # past the time of the second one
+        assert world.timers == 2
+        async with asyncio.timeout(5):
+            while world.timers < 3:  # noqa: ASYNC110 - bounded by the timeout
+                await asyncio.sleep(0.01)
+
+    run(scenario)
+
+
+def test_what_leaves_nothing_to_do_makes_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TICK_SECONDS", 60.0)
+
+    async def scenario(world: World) -> None:
+        replica, driver = world.replica, world.driver
+        replica.steady = replica.settled = True
+        driver.wake()
+        await asyncio.sleep(0.005)
+
+        async def steps_after(change: Callable[[], None]) -> list[str]:
+            replica.steps.clear()
+            change()
+            driver.receive("n2", "answer")
+            await asyncio.sleep(0.005)
+            return replica.steps
+
+        assert await steps_after(lambda: None) == ["receive n2", "flush"]
+        assert "on_turn" in await steps_after(lambda: setattr(replica, "standing", "leader"))
+        assert await steps_after(lambda: None) == ["receive n2", "flush"]
+        assert "on_turn" in await steps_after(lambda: setattr(replica, "settled", False))
 
     run(scenario)
 
