@@ -6,17 +6,16 @@ import asyncio
 import contextlib
 import random
 import secrets
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 import msgspec
 
+from trivet.client.connections import Connections, Request, watched_socket
 from trivet.client.errors import ApiError, BadAnswer, OutcomeUnknown, Unreachable
 from trivet.client.retry import Pace, RetryPolicy, Verdict, judge
 from trivet.client.ring import Ring, origin_of
@@ -136,14 +135,16 @@ class Session:
         self._rng = rng or random.Random()  # jitter only: nothing is decided by it
         self._token = token
         self._media, self._encode = _codec(codec)
-        self._connections = connections
+        self._limit = connections
+        self._connections = Connections(connections, policy.connect_s)
         self._on_attempt = on_attempt
-        self._http: aiohttp.ClientSession | None = None
+        self._streams: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
-        if self._http is not None:
-            await self._http.close()
-            self._http = None
+        await self._connections.close()
+        if self._streams is not None:
+            await self._streams.close()
+            self._streams = None
 
     async def call(
         self,
@@ -207,19 +208,20 @@ class Session:
 
     async def _follow(self, call: _Call, origin: str) -> _Answer:
         """One node, and the redirects it gives, at most `HOPS_MAX`."""
-        url = origin + call.path
+        path = call.path
         for _ in range(HOPS_MAX + 1):
-            answer = await self._attempt(call, origin, url)
+            answer = await self._attempt(call, origin, path)
             call.tried.add(origin)
             call.unknown = call.unknown or (call.write and answer.verdict is Verdict.UNKNOWN)
             if answer.verdict is not Verdict.REDIRECT:
                 return answer
             self.stats.redirects += 1
-            url = urljoin(url, answer.headers.get("Location", ""))
+            url = urljoin(origin + path, answer.headers.get("Location", ""))
             target = urlsplit(url)
             if target.scheme not in ("http", "https") or not target.hostname or origin_of(url) == origin:
                 break
             origin = origin_of(url)
+            path = (target.path or "/") + (f"?{target.query}" if target.query else "")
             if self.ring.is_bad(origin, self.clock.monotonic()):
                 break  # it names a leader that we know is gone: it will learn
             if self.policy.total_s > 0 and self.clock.monotonic() >= call.deadline_s:
@@ -275,13 +277,7 @@ class Session:
         for `silence_s`."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.policy.connect_s, sock_read=silence_s)
         sent = {**headers, **self._credentials(origin_of(url))}
-        async with self._open().get(
-            url,
-            headers=sent,
-            allow_redirects=False,
-            timeout=timeout,
-            trace_request_ctx=SimpleNamespace(times=0),
-        ) as response:
+        async with self._open().get(url, headers=sent, allow_redirects=False, timeout=timeout) as response:
             self.ring.answered(origin_of(url))
             self._learn(response.headers)
             yield response
@@ -297,7 +293,7 @@ class Session:
 
     # --- one attempt --------------------------------------------------------------------------------
 
-    async def _attempt(self, call: _Call, origin: str, url: str) -> _Answer:
+    async def _attempt(self, call: _Call, origin: str, path: str) -> _Answer:
         now_s = self.clock.monotonic()
         left_s = max(call.deadline_s - now_s, 0.05)
         patience_s = self.policy.attempt_timeout_s(call.timeouts, self._pace)
@@ -311,52 +307,40 @@ class Session:
             call.first_sent_s = now_s
         call.attempts += 1
         self.stats.attempts += 1
-        sent = SimpleNamespace(times=0)
+        headers = {**call.headers, **self._credentials(origin)}
+        request = Request(call.method, origin, path, headers, call.payload)
         try:
             async with asyncio.timeout(timeout_s):
-                answer = await self._request(call, origin, url, sent)
+                answer = await self._ask(request)
             if not call.wait_ms:
                 self._pace.answered(self.clock.monotonic() - now_s)
-        except (aiohttp.ClientError, OSError, TimeoutError, msgspec.DecodeError, ValueError) as error:
-            answer = self._broken(call, origin, now_s, sent.times, error)
-        if sent.times > 1:  # aiohttp itself sends some methods twice over a kept connection
-            call.unknown = call.unknown or call.write
-            self.stats.attempts += sent.times - 1
+        except (OSError, TimeoutError, msgspec.DecodeError, ValueError) as error:
+            answer = self._broken(call, request, now_s, error)
         self._count(call, origin, now_s, answer)
         return answer
 
-    async def _request(self, call: _Call, origin: str, url: str, sent: SimpleNamespace) -> _Answer:
-        headers = {**call.headers, **self._credentials(origin)}
-        async with self._open().request(
-            call.method,
-            url,
-            data=call.payload,
-            headers=headers,
-            allow_redirects=False,
-            trace_request_ctx=sent,
-        ) as response:
-            raw = await response.read()
-        self.ring.answered(origin)
-        self._learn(response.headers)
-        data = _decode(raw, response.content_type)
-        verdict, error = judge(response.status, data, ours="Trivet-Node" in response.headers)
-        if verdict is Verdict.DONE and "Trivet-Node" not in response.headers:
-            verdict, error = Verdict.REFUSED, BadAnswer(f"{origin} answers, but it is no Trivet node")
-        return _Answer(verdict, error, data, response.status, response.headers)
+    async def _ask(self, request: Request) -> _Answer:
+        response = await self._connections.send(request)
+        headers = response.headers
+        self.ring.answered(request.origin)
+        self._learn(headers)
+        data = _decode(response.body, response.media)
+        verdict, error = judge(response.status, data, ours="Trivet-Node" in headers)
+        if verdict is Verdict.DONE and "Trivet-Node" not in headers:
+            verdict, error = Verdict.REFUSED, BadAnswer(f"{request.origin} answers, but it is no Trivet node")
+        return _Answer(verdict, error, data, response.status, headers)
 
-    def _broken(
-        self, call: _Call, origin: str, sent_at_s: float, times_sent: int, error: Exception
-    ) -> _Answer:
+    def _broken(self, call: _Call, request: Request, sent_at_s: float, error: Exception) -> _Answer:
         now_s = self.clock.monotonic()
         timed_out = isinstance(error, TimeoutError)
-        if timed_out and times_sent:
+        if timed_out and request.left:
             call.timeouts += 1
             if not call.wait_ms:
                 self._pace.ran_out(now_s - sent_at_s)
-        self.ring.failed(origin, now_s, BAD_AFTER_TIMEOUT_S if timed_out else BAD_FOR_S)
-        verdict = Verdict.UNKNOWN if times_sent else Verdict.NOT_SENT
+        self.ring.failed(request.origin, now_s, BAD_AFTER_TIMEOUT_S if timed_out else BAD_FOR_S)
+        verdict = Verdict.UNKNOWN if request.left else Verdict.NOT_SENT
         said = str(error) or type(error).__name__
-        return _Answer(verdict, Unreachable(f"{origin}: {said}"))
+        return _Answer(verdict, Unreachable(f"{request.origin}: {said}"))
 
     def _count(self, call: _Call, origin: str, sent_at_s: float, answer: _Answer) -> None:
         if answer.verdict is Verdict.NOT_SENT:
@@ -384,45 +368,14 @@ class Session:
         self.ring.learn(headers.get("Trivet-Leader"), int(term) if term.isdigit() else None)
 
     def _open(self) -> aiohttp.ClientSession:
-        if self._http is None:
-            trace = aiohttp.TraceConfig()
-            trace.on_request_headers_sent.append(_note_sent)
-            self._http = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=self._connections,
-                    keepalive_timeout=30,
-                    ttl_dns_cache=10,
-                    socket_factory=_socket,
-                ),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.policy.connect_s),
+        if self._streams is None:
+            self._streams = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._limit, socket_factory=watched_socket),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
-                trace_configs=[trace],
                 skip_auto_headers=("User-Agent", "Accept-Encoding"),
             )
-        return self._http
-
-
-async def _note_sent(_session: Any, context: Any, _params: Any) -> None:
-    """Called right before the first byte is written: from here on the outcome may be unknown."""
-    context.trace_request_ctx.times += 1
-
-
-def _socket(address: Any) -> socket.socket:
-    """A lost machine sends no reset: let the kernel find it, even under an idle long poll (R34)."""
-    family, kind, protocol, _, _ = address
-    made = socket.socket(family=family, type=kind, proto=protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (
-        ("TCP_KEEPIDLE", 1),
-        ("TCP_KEEPINTVL", 1),
-        ("TCP_KEEPCNT", 2),
-        ("TCP_USER_TIMEOUT", 1500),
-    ):
-        option = getattr(socket, name, None)
-        if option is not None:  # not on every system
-            made.setsockopt(socket.IPPROTO_TCP, option, value)
-    return made
+        return self._streams
 
 
 def _codec(name: str) -> tuple[str, Callable[[Any], bytes]]:

@@ -1,0 +1,266 @@
+"""The SDK's way to a node: kept HTTP/1.1 connections, one request at a time on each (ADR 0018).
+
+httptools (llhttp) reads the answers; what is here is the little that a call needs around it. An answer is taken
+whole. Nothing is ever sent twice: whoever calls knows whether a request left, and decides (R35).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import ssl
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+from urllib.parse import urlsplit
+
+import httptools
+from multidict import CIMultiDict
+
+from trivet.units import KIB
+
+IDLE_S = 30.0
+"""A connection not used for so long is not used again: somebody in between may have forgotten it."""
+HEAD_BYTES_MAX = 64 * KIB
+JOINED_BYTES_MAX = 64 * KIB  # a smaller body leaves with its head in one write
+_TARGET = re.compile(r"/[!-~]*")
+
+
+class Broken(ConnectionError):
+    """The connection ended without a whole answer, or what came is no HTTP."""
+
+
+@dataclass(slots=True)
+class Request:
+    """`origin`: as `ring.origin_of` writes it. `left`: the first byte is on its way, and from then on the outcome may
+    be unknown."""
+
+    method: str
+    origin: str
+    target: str
+    headers: Mapping[str, str]
+    payload: bytes | None
+    left: bool = False
+
+
+@dataclass(slots=True)
+class Response:
+    status: int
+    headers: CIMultiDict[str]
+    body: bytes
+
+    @property
+    def media(self) -> str:
+        """The content type without its parameters."""
+        return self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+
+class Connection(asyncio.Protocol):
+    """One connection. Its methods are called by the event loop, by `Connections`, and by the parser (`on_…`)."""
+
+    def __init__(self) -> None:
+        self.idle_since_s = 0.0
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._answer: asyncio.Future[Response] | None = None
+        self._headers: CIMultiDict[str] = CIMultiDict()
+        self._head_bytes = 0
+        self._head_done = False
+        self._parts: list[bytes] = []
+
+    def ask(self, data: bytes, payload: bytes) -> asyncio.Future[Response]:
+        """Send; the future ends with the whole answer, or `Broken`."""
+        assert self._transport is not None and self._answer is None
+        self._answer = answer = asyncio.get_running_loop().create_future()
+        if len(payload) <= JOINED_BYTES_MAX:
+            self._transport.write(data + payload)
+        else:
+            self._transport.write(data)
+            self._transport.write(payload)
+        return answer
+
+    @property
+    def usable(self) -> bool:
+        """Another request may follow. Not where the answer came before the request was out."""
+        transport = self._transport
+        return (
+            transport is not None
+            and self._answer is None
+            and not transport.is_closing()
+            and not transport.get_write_buffer_size()
+        )
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    # --- asyncio ----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        _watch(transport.get_extra_info("socket"))
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade, UnicodeDecodeError) as error:
+            self._fail(f"what came is no HTTP answer: {error!r}")
+            self.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        if error is None and self._head_done and not _has_length(self._headers):
+            self._whole()  # it ends with its connection (RFC 9112, 6.3)
+        self._fail(str(error) if error else "the connection was closed before the answer was whole")
+
+    # --- the parser -------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self._answer is None:
+            self.close()  # an answer to nothing
+        self._headers, self._parts = CIMultiDict(), []
+        self._head_bytes, self._head_done = 0, False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > HEAD_BYTES_MAX:
+            self._fail(f"a head of more than {HEAD_BYTES_MAX} bytes")
+            raise httptools.HttpParserError
+        self._headers.add(name.decode("latin-1"), value.decode("latin-1"))
+
+    def on_headers_complete(self) -> None:
+        self._head_done = self._parser.get_status_code() >= 200
+
+    def on_body(self, body: bytes) -> None:
+        self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._head_done:  # else it was a 1xx: the answer is yet to come
+            if not self._parser.should_keep_alive() and self._transport is not None:
+                self._transport.close()
+            self._whole()
+
+    # --- the end of a request ---------------------------------------------------------------------------
+
+    def _whole(self) -> None:
+        answer, self._answer = self._answer, None
+        self._head_done = False
+        if answer is not None and not answer.done():
+            body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+            answer.set_result(Response(self._parser.get_status_code(), self._headers, body))
+
+    def _fail(self, why: str) -> None:
+        answer, self._answer = self._answer, None
+        if answer is not None and not answer.done():
+            answer.set_exception(Broken(why))
+
+
+class Connections:
+    """At most `limit` requests at a time; a connection opens within `connect_s` seconds. One event loop."""
+
+    def __init__(self, limit: int, connect_s: float) -> None:
+        self._room = asyncio.Semaphore(limit)
+        self._connect_s = connect_s
+        self._idle: dict[str, deque[Connection]] = {}
+        self._busy: set[Connection] = set()
+        self._trusted: ssl.SSLContext | None = None
+
+    async def send(self, request: Request) -> Response:
+        """One request, once. Raises `OSError` (`Broken`, refused, …), `TimeoutError` while connecting, and
+        `ValueError` for a header or a path that cannot be sent."""
+        data = _head(request)
+        async with self._room:
+            connection = self._kept(request.origin) or await self._connect(request.origin)
+            self._busy.add(connection)
+            try:
+                request.left = True
+                answer = await connection.ask(data, request.payload or b"")
+            except BaseException:
+                connection.close()  # its answer may still come: nobody's
+                raise
+            finally:
+                self._busy.discard(connection)
+            if connection.usable:
+                connection.idle_since_s = monotonic()
+                self._idle.setdefault(request.origin, deque()).append(connection)
+            else:
+                connection.close()
+            return answer
+
+    async def close(self) -> None:
+        for connection in [*self._busy, *(one for kept in self._idle.values() for one in kept)]:
+            connection.close()
+        self._idle.clear()
+        await asyncio.sleep(0)  # the loop takes the sockets away
+
+    def _kept(self, origin: str) -> Connection | None:
+        """The one used last; older ones go when their time is over."""
+        kept = self._idle.get(origin)
+        if not kept:
+            return None
+        oldest = monotonic() - IDLE_S
+        while kept and (kept[0].idle_since_s < oldest or not kept[0].usable):
+            kept.popleft().close()
+        while kept:
+            connection = kept.pop()
+            if connection.usable:
+                return connection
+        return None
+
+    async def _connect(self, origin: str) -> Connection:
+        address = urlsplit(origin)
+        assert address.hostname is not None and address.port is not None, origin
+        secure = address.scheme == "https"
+        if secure and self._trusted is None:
+            self._trusted = ssl.create_default_context()
+        async with asyncio.timeout(self._connect_s):
+            _, connection = await asyncio.get_running_loop().create_connection(
+                Connection,
+                address.hostname,
+                address.port,
+                ssl=self._trusted if secure else None,
+            )
+        return connection
+
+
+def _has_length(headers: CIMultiDict[str]) -> bool:
+    return "Content-Length" in headers or "Transfer-Encoding" in headers
+
+
+def _head(request: Request) -> bytes:
+    if not _TARGET.fullmatch(request.target):
+        raise ValueError(f"not a path that can be sent: {request.target!r}")
+    lines = [f"{request.method} {request.target} HTTP/1.1", f"Host: {request.origin.partition('://')[2]}"]
+    for name, value in request.headers.items():
+        if not value.isprintable():
+            raise ValueError(f"the header {name} holds a character that cannot be sent")
+        lines.append(f"{name}: {value}")
+    if request.payload is not None or request.method != "GET":
+        lines.append(f"Content-Length: {len(request.payload or b'')}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def watched_socket(address: Any) -> socket.socket:
+    """For `aiohttp.TCPConnector`, as `getaddrinfo` gives the address."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family=family, type=kind, proto=protocol)
+    _watch(made)
+    return made
+
+
+def _watch(made: socket.socket) -> None:
+    """A lost machine sends no reset: let the kernel find it, even under an idle long poll (R34)."""
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", 1),
+        ("TCP_KEEPINTVL", 1),
+        ("TCP_KEEPCNT", 2),
+        ("TCP_USER_TIMEOUT", 1500),
+    ):
+        option = getattr(socket, name, None)
+        if option is not None:  # not on every system
+            made.setsockopt(socket.IPPROTO_TCP, option, value)
