@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import uvloop
 
 from tests.unit.client.fake import free_port
 from trivet.client import connections
@@ -61,6 +62,17 @@ class Scripted:
         return Request(method, f"http://127.0.0.1:{self.port}", target, headers, payload)
 
 
+LOOP: list[Callable[[Any], Any]] = [asyncio.run]
+
+
+@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"], autouse=True)
+def loop(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Their transports are not alike."""
+    LOOP.append(request.param)
+    yield
+    LOOP.pop()
+
+
 def drive(node: Scripted, test: Callable[[Connections], Awaitable[Any]], limit: int = 10) -> Any:
     async def run() -> Any:
         server = await asyncio.start_server(node.serve, "127.0.0.1", 0)
@@ -73,7 +85,7 @@ def drive(node: Scripted, test: Callable[[Connections], Awaitable[Any]], limit: 
             server.close()
             await asyncio.gather(*node.serving)
 
-    return asyncio.run(run())
+    return LOOP[-1](run())
 
 
 def one(node: Scripted) -> Response:
@@ -254,7 +266,7 @@ def test_an_answer_before_the_request_is_out_ends_the_connection() -> None:
         await ended.wait()
         return status, kept
 
-    assert asyncio.run(run()) == (413, 0)
+    assert LOOP[-1](run()) == (413, 0)
 
 
 def test_nobody_there_means_it_never_left() -> None:
@@ -264,7 +276,7 @@ def test_nobody_there_means_it_never_left() -> None:
             await Connections(1, 1.0).send(request)
         return request.left
 
-    assert asyncio.run(run()) is False
+    assert LOOP[-1](run()) is False
 
 
 def test_a_machine_that_says_nothing_is_given_up() -> None:
@@ -282,20 +294,20 @@ def test_a_machine_that_says_nothing_is_given_up() -> None:
                 await Connections(1, 0.1).send(request)
             return request.left
 
-        assert asyncio.run(run()) is False
+        assert LOOP[-1](run()) is False
 
 
 @pytest.mark.parametrize("target", ["", "v1", "/a b", "/a\r\nX: y", "/ä"])
 def test_a_target_that_cannot_be_sent(target: str) -> None:
     with pytest.raises(ValueError, match="path"):
-        asyncio.run(Connections(1, 1.0).send(Request("GET", "http://127.0.0.1:1", target, {}, None)))
+        LOOP[-1](Connections(1, 1.0).send(Request("GET", "http://127.0.0.1:1", target, {}, None)))
 
 
 @pytest.mark.parametrize("value", ["a\r\nX: y", "a\nb", "a\x00", "\x7f"])
 def test_a_header_that_cannot_be_sent(value: str) -> None:
     request = Request("GET", "http://127.0.0.1:1", "/", {"Idempotency-Key": value}, None)
     with pytest.raises(ValueError, match="Idempotency-Key"):
-        asyncio.run(Connections(1, 1.0).send(request))
+        LOOP[-1](Connections(1, 1.0).send(request))
 
 
 def test_a_lost_machine_is_found_by_the_kernel() -> None:
