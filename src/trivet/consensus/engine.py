@@ -197,7 +197,7 @@ class Engine(Contained):
 
     @property
     def steady(self) -> bool:
-        if not self.born or self.stopped or self.applying.behind or self.taker.busy or self.installer.busy:
+        if not self.born or self.stopped or self.taker.busy or self.installer.busy or self.applying.urgent:
             return False
         if self.state == LEADER:
             return not (self.handover.under_way or self.replication.can_commit())

@@ -208,12 +208,12 @@ class Replica:
     def busy(self) -> bool:
         """More slices wait: tick again without waiting."""
         engine = self._engine
-        return engine.applying.behind or engine.taker.busy or engine.installer.busy
+        return engine.taker.busy or engine.installer.busy or engine.applying.urgent
 
     @property
     def steady(self) -> bool:
-        """Nothing to commit, apply, elect or hand over: until the next input a tick brings only what time does
-        (heartbeats, deadlines), and the timer's ticks are often enough for that."""
+        """Nothing to commit, elect, hand over, or apply in a hurry: until the next input a tick brings only what
+        time does (heartbeats, deadlines), and the timer's ticks are often enough for that."""
         return self._engine.steady
 
     @property

@@ -184,6 +184,10 @@ class Storage:
         """Raises `IndexError` outside base+1..last, `StorageFailed` if the disk gives back something else."""
         return self._log.entry(index)
 
+    def bytes_of(self, first: int, last: int) -> int:
+        """The data of these entries together, which are in the log."""
+        return self._log.tables.bytes_of(first, last)
+
     def entries(self, lo: int, hi: int, max_bytes: int) -> list[tuple[int, int, bytes]]:
         """(index, term, data) of lo <= index < hi, up to `max_bytes` of data but at least one entry.
         Raises `IndexError` if `lo` is at or below the base."""

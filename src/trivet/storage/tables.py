@@ -37,6 +37,9 @@ class Tables:
             raise IndexError(f"entry {index} is not in the log ({self.base_index + 1}..{self.last_index})")
         return slot
 
+    def bytes_of(self, first: int, last: int) -> int:
+        return sum(self.sizes[first - self.base_index - 1 : last - self.base_index]) if first <= last else 0
+
     def append(self, term: int, place: int, size: int) -> None:
         self.terms.append(term)
         self.places.append(place)
