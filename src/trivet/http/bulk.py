@@ -8,6 +8,7 @@ functions write is what `render` writes, field by field (a test compares them).
 
 from __future__ import annotations
 
+import contextlib
 from base64 import b64encode
 from binascii import b2a_base64
 from collections.abc import Sequence
@@ -78,6 +79,8 @@ _UNFIT = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 _enqueue_bytes = msgspec.msgpack.Decoder(_EnqueueBytes).decode
 _enqueue_values = msgspec.json.Decoder(_EnqueueValues).decode
 _one_bytes = msgspec.msgpack.Decoder(_OneBytes).decode
+_enqueue_typed = msgspec.msgpack.Decoder(_EnqueueValues).decode
+_one_typed = msgspec.msgpack.Decoder(_OneValue).decode
 _one_value = msgspec.json.Decoder(_OneValue).decode
 _ack_json = msgspec.json.Decoder(_Ack).decode
 _ack_msgpack = msgspec.msgpack.Decoder(_Ack).decode
@@ -87,20 +90,25 @@ _ack_msgpack = msgspec.msgpack.Decoder(_Ack).decode
 
 
 def drafts(data: bytes, media: str) -> tuple[tuple[Draft, ...], s.Id] | None:
-    """The messages of an enqueue that says nothing but bodies (bytes in MessagePack, any value in JSON), and
-    its request id."""
+    """The messages of an enqueue that says nothing but bodies (all bytes, or all other values), and its request
+    id."""
     if len(data) > BYTES_MAX or (media != MSGPACK and len(data) > BIG_BYTES and _has_many_values(data)):
         return None
     given: _EnqueueBytes | _EnqueueValues
+    bodies: list[bytes] | None = None
+    codec = CODEC_JSON
     try:
         if media == MSGPACK:
-            given = _enqueue_bytes(data)
-            bodies = [one.body for one in given.messages]
-            codec = CODEC_BYTES
-        else:
-            given = _enqueue_values(data)
-            bodies = [content.compact_json(one.body, "", typed=False) for one in given.messages]
-            codec = CODEC_JSON
+            with contextlib.suppress(msgspec.ValidationError):
+                given = _enqueue_bytes(data)
+                bodies = [one.body for one in given.messages]
+                codec = CODEC_BYTES
+        if bodies is None:
+            typed = media == MSGPACK
+            if typed and len(data) > BIG_BYTES:
+                return None
+            given = _enqueue_typed(data) if typed else _enqueue_values(data)
+            bodies = [content.compact_json(one.body, "", typed=typed) for one in given.messages]
     except (*_UNFIT, TrivetError):
         return None
     sizes = [len(body) for body in bodies]
@@ -119,18 +127,20 @@ def one_draft(data: bytes, media: str) -> tuple[tuple[Draft, ...], s.Id] | None:
         return None
     given: _OneBytes | _OneValue
     try:
-        if media == MSGPACK:
+        if media == MSGPACK and data[6:7] in _BINARY:
             given = _one_bytes(data)
             draft = Draft(given.body, CODEC_BYTES)
         else:
-            given = _one_value(data)
-            draft = Draft(content.compact_json(given.body, "", typed=False), CODEC_JSON)
+            typed = media == MSGPACK
+            given = _one_typed(data) if typed else _one_value(data)
+            draft = Draft(content.compact_json(given.body, "", typed=typed), CODEC_JSON)
     except (*_UNFIT, TrivetError):
         return None
     return ((draft,), given.request_id) if len(draft.body) <= BODY_BYTES_MAX else None
 
 
 _BODY_FIRST = (b'"body"', b"\xa4body")
+_BINARY = (b"\xc4", b"\xc5", b"\xc6")  # how bytes begin in MessagePack
 
 
 def _has_many_values(data: bytes) -> bool:

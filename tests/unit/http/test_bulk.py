@@ -10,7 +10,7 @@ import pytest
 from trivet.http import build, bulk, render
 from trivet.http import schema as s
 from trivet.http.call import _command_bytes
-from trivet.http.codec import JSON, MSGPACK, Codec
+from trivet.http.codec import BIG_BYTES, JSON, MSGPACK, Codec
 from trivet.machine import views
 from trivet.machine.commands import MACHINE_VERSION, Draft, Enqueue, Extras, Genesis, Lease, Request
 from trivet.machine.core import Machine
@@ -22,19 +22,20 @@ ENCODE = {JSON: msgspec.json.encode, MSGPACK: msgspec.msgpack.encode}
 DECODE = {JSON: msgspec.json.decode, MSGPACK: msgspec.msgpack.decode}
 MEDIA = (JSON, MSGPACK)
 
-PLAIN = {
-    JSON: ["", "x" * 300, {"a": [1, 2.5, None]}, 12345678901234567890 // 10, None, True, "ü\n\\", 1e22],
-    MSGPACK: [b"", b"x", b"x" * 255, b"y" * 256, b"z" * 70_000],
-}
+VALUES = ["", "x" * 300, {"a": [1, 2.5, None]}, 12345678901234567890 // 10, None, True, "ü\n\\", 1e22]
+BYTES = [b"", b"x", b"x" * 255, b"y" * 256, b"z" * 70_000]
 
 
-@pytest.mark.parametrize("media", MEDIA)
-def test_plain_messages_are_read_as_the_general_code_reads_them(media: str) -> None:
-    data = ENCODE[media]({"messages": [{"body": body} for body in PLAIN[media]], "request_id": "r"})
+@pytest.mark.parametrize(("media", "bodies"), [(JSON, VALUES), (MSGPACK, VALUES), (MSGPACK, BYTES)])
+def test_plain_messages_are_read_as_the_general_code_reads_them(media: str, bodies: list[Any]) -> None:
+    data = ENCODE[media]({"messages": [{"body": body} for body in bodies], "request_id": "r"})
     quick = bulk.drafts(data, media)
     assert quick is not None and quick[1] == "r"
     given = Codec(s.EnqueueIn).decode(data, media)
     assert quick[0] == build.drafts(given, typed=media == MSGPACK, now_ms=0)
+    for body, draft in zip(bodies, quick[0], strict=True):
+        one = bulk.one_draft(ENCODE[media]({"body": body}), media)
+        assert one == ((draft,), msgspec.UNSET) or len(draft.body) > BIG_BYTES
 
 
 ODD: list[Any] = [
@@ -80,8 +81,20 @@ def test_what_is_big_is_read_in_parts() -> None:
     assert bulk.drafts(msgspec.msgpack.encode(big), MSGPACK) is None
 
 
-def test_values_in_messagepack_are_left_to_the_general_code() -> None:
-    assert bulk.drafts(msgspec.msgpack.encode({"messages": [{"body": {"a": 1}}]}), MSGPACK) is None
+@pytest.mark.parametrize("body", [{"a": b"x"}, 2**63, {1: 2}, msgspec.msgpack.Ext(1, b""), float("nan")])
+def test_what_messagepack_holds_and_json_does_not_is_left_alone(body: Any) -> None:
+    assert bulk.drafts(msgspec.msgpack.encode({"messages": [{"body": body}]}), MSGPACK) is None
+    assert bulk.one_draft(msgspec.msgpack.encode({"body": body}), MSGPACK) is None
+
+
+def test_many_values_in_messagepack_are_read_in_parts() -> None:
+    def request(size: int) -> bytes:
+        return msgspec.msgpack.encode({"messages": [{"body": "x" * (size // 10)}] * 10})
+
+    below = request(BIG_BYTES - 200)
+    assert len(below) <= BIG_BYTES < len(request(BIG_BYTES))
+    assert bulk.drafts(below, MSGPACK) is not None
+    assert bulk.drafts(request(BIG_BYTES), MSGPACK) is None
 
 
 TOKENS = [encode_token(fence, bytes([fence]) * 16) for fence in (1, 2, 200)]

@@ -69,6 +69,15 @@ BOTH_WAYS = {
     "two ids": post(MESSAGES, b'{"body":1,"request_id":"r4"}', more="Idempotency-Key: r5\r\n"),
     "one in msgpack": post(MESSAGES, packed({"body": b"\x00\xff"}), MSGPACK),
     "one in msgpack, no bytes": post(MESSAGES, packed({"body": "text"}), MSGPACK),
+    "one in msgpack, a map": post(
+        MESSAGES, packed({"body": {"a": [1, None, 2.5]}, "request_id": "r6"}), MSGPACK
+    ),
+    "the same in JSON": post(MESSAGES, b'{"request_id":"r6","body":{"a":[1,null,2.5]}}'),
+    "one in msgpack, bytes inside": post(MESSAGES, packed({"body": {"a": b"x"}}), MSGPACK),
+    "one in msgpack, a number too large": post(MESSAGES, packed({"body": 2**63}), MSGPACK),
+    "one in msgpack, keys that are no text": post(MESSAGES, packed({"body": {1: 2}}), MSGPACK),
+    "many in msgpack": post(MESSAGES, packed({"messages": [{"body": {"a": 1}}, {"body": []}]}), MSGPACK),
+    "many in msgpack, mixed": post(MESSAGES, packed({"messages": [{"body": b"x"}, {"body": 1}]}), MSGPACK),
     "answered in msgpack": post(MESSAGES, BODY, more=f"Accept: {MSGPACK}\r\n"),
     "many": post(MESSAGES, b'{"messages":[{"body":1},{"body":2}]}'),
     "a named request": post(MESSAGES, BODY, more="Trivet-Request-Id: mine\r\n"),
