@@ -206,9 +206,10 @@ class Replica:
 
     @property
     def busy(self) -> bool:
-        """More slices wait: tick again without waiting."""
+        """More slices wait: tick again without waiting. Not while the next one waits for the disk: what a sync ends
+        asks for a turn by itself."""
         engine = self._engine
-        return engine.taker.busy or engine.installer.busy or engine.applying.urgent
+        return engine.taker.working or engine.installer.working or engine.applying.urgent
 
     @property
     def steady(self) -> bool:

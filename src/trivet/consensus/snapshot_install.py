@@ -50,6 +50,11 @@ class SnapshotInstaller:
         """From the whole snapshot on."""
         return self._install is not None or self._running is not None or self._job is not None
 
+    @property
+    def working(self) -> bool:
+        """A step now would do something: it does not wait for the disk."""
+        return self._install is not None and self._running is None and self._job is None
+
     # --- receiving ------------------------------------------------------------------------------------
 
     def on_chunk(self, peer: Peer, m: SnapshotChunk) -> None:

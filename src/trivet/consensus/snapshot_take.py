@@ -32,6 +32,13 @@ class SnapshotTaker:
     def busy(self) -> bool:
         return self.wanted or self._writer is not None
 
+    @property
+    def working(self) -> bool:
+        """A step now would do something: it waits neither for the disk nor for an install."""
+        if self._writer is None:
+            return self.wanted and not self._engine.installer.busy
+        return self._source is not None or not self._writer.flushing
+
     def ask(self) -> bool:
         """False if one is under way, nothing is new since the last, or a received one is being installed."""
         engine = self._engine

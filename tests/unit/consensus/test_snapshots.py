@@ -254,6 +254,18 @@ def test_what_follows_the_snapshot_and_matches_is_kept() -> None:
     assert late.storage.last_index == last
 
 
+def test_an_install_that_waits_for_the_disk_asks_for_no_turns() -> None:
+    lab = Lab(**SMALL)
+    _, late = behind(lab)
+    lab.start(late.name)
+    assert lab.until(lambda: late.engine.installer.busy, 5)
+    late.disk_stalled = True
+    lab.run(0.3)
+    assert late.engine.installer.busy and not late.replica.busy and not late.saw("snapshot_installed")
+    late.disk_stalled = False
+    assert lab.until(lambda: late.saw("snapshot_installed"), 5)
+
+
 def test_a_snapshot_is_taken_in_slices_while_entries_go_on() -> None:
     """R9"""
     lab = Lab(slice_ms=0.0, **SMALL)
@@ -434,10 +446,12 @@ def test_a_flush_under_way_outlives_what_it_flushes(stall: bool, monkeypatch: py
     if stall:
         lab.run(0.2)
         assert node.storage.snapshots.latest is None and node.engine.taker.busy
+        assert not node.replica.busy, "turns would follow each other until the disk is done"
     else:
         node.engine.taker.abort("a test")
     job.run()
     node.replica.synced(job)
+    assert node.replica.busy is stall
     node.disk_stalled = False
     lab.run(0.1)
     assert (node.storage.snapshots.latest is not None) is stall
