@@ -42,6 +42,7 @@ DOORS = {
     "zoneinfo": {"node"},
     "tzdata": {"node"},
     "aiohttp": {"http", "client"},
+    "httptools": {"client"},
     "structlog": {"observability"},
     "click": {"cli"},
     "rich": {"cli"},
