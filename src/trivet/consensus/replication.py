@@ -237,6 +237,8 @@ class Replication:
         if not progress.not_before < m.seq <= engine.outbox.sequence or m.session != peer.session:
             return None
         if m.recovering and progress.counts:
+            if m.seq <= progress.echo:
+                return None  # late: a later message was answered by the whole member
             peer.recovering = True
             self._start_over(peer, progress)
         elif not m.recovering and not progress.counts:

@@ -171,6 +171,32 @@ def test_the_leader_forgets_what_it_knew_at_the_hello() -> None:
     assert engine.counted_match[peer.node] == 0, "an answer of its earlier life counted"
 
 
+def test_a_late_answer_does_not_make_a_whole_member_recover_again() -> None:
+    """Simulator, list machine, seed 1795369024464: the leader stepped down, and heard its only voter never again."""
+    lab = Lab()
+    leader = lab.leader()
+    lab.put(leader, 5)
+    lab.run(0.3)
+    name = lab.followers()[0].name
+    engine = leader.engine
+    peer = engine.peers.get(name)
+    progress = engine.replication.of(peer)
+    assert progress is not None and progress.counts and progress.echo > progress.not_before + 1
+
+    def answer(sequence: int) -> AppendReply:
+        term, session = leader.replica.term, peer.session
+        return AppendReply(
+            "lab", name, term, sequence, True, 2, 0, True, session, engine.health()
+        )  # fmt: skip
+
+    for late in (progress.not_before + 1, progress.echo):
+        leader.replica.receive(name, answer(late))
+        assert engine.replication.counts(peer) and not peer.recovering
+    leader.replica.receive(name, answer(progress.echo + 1))
+    assert engine.outbox.sequence > progress.echo, "else it answers what was never sent"
+    assert not engine.replication.counts(peer) and peer.recovering, "its newest answer says so"
+
+
 def test_damage_found_while_running_starts_over() -> None:
     """A member may begin to recover without a new connection: its answers say so."""
     lab = Lab()
