@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+import aiohappyeyeballs
 import httptools
 from multidict import CIMultiDict
 
@@ -25,8 +26,12 @@ from trivet.units import KIB
 IDLE_S = 30.0
 """A connection not used for so long is not used again: somebody in between may have forgotten it."""
 HEAD_BYTES_MAX = 64 * KIB
+TOO_LONG = f"a head of more than {HEAD_BYTES_MAX} bytes"
+SWEPT_EVERY_S = 5.0
+NEXT_ADDRESS_S = 0.25  # then the next address of a name is tried, too (RFC 8305)
 JOINED_BYTES_MAX = 64 * KIB  # a smaller body leaves with its head in one write
 _TARGET = re.compile(r"/[!-~]*")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class Broken(ConnectionError):
@@ -67,14 +72,15 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._answer: asyncio.Future[Response] | None = None
         self._headers: CIMultiDict[str] = CIMultiDict()
-        self._head_bytes = 0
-        self._head_done = False
+        self._head_bytes = self._came = 0
+        self._head_done = self._secure = False
         self._parts: list[bytes] = []
 
     def ask(self, data: bytes, payload: bytes) -> asyncio.Future[Response]:
         """Send; the future ends with the whole answer, or `Broken`."""
         assert self._transport is not None and self._answer is None
         self._answer = answer = asyncio.get_running_loop().create_future()
+        self._came = 0
         if len(payload) <= JOINED_BYTES_MAX:
             self._transport.write(data + payload)
         else:
@@ -94,6 +100,7 @@ class Connection(asyncio.Protocol):
         )
 
     def close(self) -> None:
+        self._fail("closed here")
         if self._transport is not None:
             self._transport.abort()
 
@@ -101,7 +108,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by what it does only
-        _watch(transport.get_extra_info("socket"))
+        self._secure = transport.get_extra_info("ssl_object") is not None
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -109,11 +116,19 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade, UnicodeDecodeError) as error:
             self._fail(f"what came is no HTTP answer: {error!r}")
             self.close()
+        if self._answer is not None and not self._head_done:
+            self._came += len(data)
+            if self._came > HEAD_BYTES_MAX:  # the parser tells a line when it has ended
+                self._fail(TOO_LONG)
+                self.close()
+
+    def eof_received(self) -> None:
+        # It may end with its connection (RFC 9112, 6.3); under TLS an end and a cut look alike (9.8).
+        if self._head_done and not self._secure and not _has_length(self._headers):
+            self._whole()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
-        if error is None and self._head_done and not _has_length(self._headers):
-            self._whole()  # it ends with its connection (RFC 9112, 6.3)
         self._fail(str(error) if error else "the connection was closed before the answer was whole")
 
     # --- the parser -------------------------------------------------------------------------------------
@@ -125,9 +140,11 @@ class Connection(asyncio.Protocol):
         self._head_bytes, self._head_done = 0, False
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head_done:
+            return  # a trailer is no header (RFC 9110, 6.5.1)
         self._head_bytes += len(name) + len(value)
         if self._head_bytes > HEAD_BYTES_MAX:
-            self._fail(f"a head of more than {HEAD_BYTES_MAX} bytes")
+            self._fail(TOO_LONG)
             raise httptools.HttpParserError
         self._headers.add(name.decode("latin-1"), value.decode("latin-1"))
 
@@ -167,13 +184,19 @@ class Connections:
         self._idle: dict[str, deque[Connection]] = {}
         self._busy: set[Connection] = set()
         self._trusted: ssl.SSLContext | None = None
+        self._life = 0  # counts `close`: what is opened across one belongs to nobody
+        self._swept_s = 0.0
 
     async def send(self, request: Request) -> Response:
         """One request, once. Raises `OSError` (`Broken`, refused, …), `TimeoutError` while connecting, and
         `ValueError` for a header or a path that cannot be sent."""
         data = _head(request)
         async with self._room:
+            life = self._life
             connection = self._kept(request.origin) or await self._connect(request.origin)
+            if life != self._life:
+                connection.close()
+                raise Broken("closed here")
             self._busy.add(connection)
             try:
                 request.left = True
@@ -183,27 +206,40 @@ class Connections:
                 raise
             finally:
                 self._busy.discard(connection)
-            if connection.usable:
-                connection.idle_since_s = monotonic()
-                self._idle.setdefault(request.origin, deque()).append(connection)
-            else:
-                connection.close()
+            self._put_back(request.origin, connection)
             return answer
 
+    def _put_back(self, origin: str, connection: Connection) -> None:
+        if not connection.usable:
+            connection.close()
+            return
+        now_s = connection.idle_since_s = monotonic()
+        self._idle.setdefault(origin, deque()).append(connection)
+        if now_s - self._swept_s >= SWEPT_EVERY_S:
+            self._swept_s = now_s
+            for one in list(self._idle):
+                self._sweep(one)
+
+    def _sweep(self, origin: str) -> None:
+        """Who rests too long, or was closed, goes; the oldest is in front."""
+        kept, oldest = self._idle[origin], monotonic() - IDLE_S
+        while kept and (kept[0].idle_since_s < oldest or not kept[0].usable):
+            kept.popleft().close()
+        if not kept:
+            del self._idle[origin]
+
     async def close(self) -> None:
+        self._life += 1
         for connection in [*self._busy, *(one for kept in self._idle.values() for one in kept)]:
             connection.close()
         self._idle.clear()
         await asyncio.sleep(0)  # the loop takes the sockets away
 
     def _kept(self, origin: str) -> Connection | None:
-        """The one used last; older ones go when their time is over."""
-        kept = self._idle.get(origin)
-        if not kept:
-            return None
-        oldest = monotonic() - IDLE_S
-        while kept and (kept[0].idle_since_s < oldest or not kept[0].usable):
-            kept.popleft().close()
+        """The one used last."""
+        if origin in self._idle:
+            self._sweep(origin)
+        kept = self._idle.get(origin, ())
         while kept:
             connection = kept.pop()
             if connection.usable:
@@ -212,18 +248,43 @@ class Connections:
 
     async def _connect(self, origin: str) -> Connection:
         address = urlsplit(origin)
-        assert address.hostname is not None and address.port is not None, origin
+        host = address.hostname
+        assert host is not None, origin
         secure = address.scheme == "https"
         if secure and self._trusted is None:
             self._trusted = ssl.create_default_context()
+        loop = asyncio.get_running_loop()
         async with asyncio.timeout(self._connect_s):
-            _, connection = await asyncio.get_running_loop().create_connection(
-                Connection,
-                address.hostname,
-                address.port,
-                ssl=self._trusted if secure else None,
+            found = await loop.getaddrinfo(host, address.port, type=socket.SOCK_STREAM)
+            made = await aiohappyeyeballs.start_connection(
+                found,
+                happy_eyeballs_delay=NEXT_ADDRESS_S,
+                interleave=1,
+                loop=loop,
+                socket_factory=watched_socket,
             )
+            try:
+                _, connection = await loop.create_connection(
+                    Connection,
+                    sock=made,
+                    ssl=self._trusted if secure else None,
+                    server_hostname=host if secure else None,
+                )
+            except BaseException:
+                made.close()
+                raise
         return connection
+
+
+def can_be_sent(target: str) -> bool:
+    """Whether this is a path, with or without a query, as it must stand in a request."""
+    return _TARGET.fullmatch(target) is not None
+
+
+def check_header(name: str, value: str) -> None:
+    """Raises `ValueError` for what would end a header's line, or a text; any other UTF-8 may be sent."""
+    if _CONTROL.search(value):
+        raise ValueError(f"the header {name} must not hold control characters")
 
 
 def _has_length(headers: CIMultiDict[str]) -> bool:
@@ -231,12 +292,11 @@ def _has_length(headers: CIMultiDict[str]) -> bool:
 
 
 def _head(request: Request) -> bytes:
-    if not _TARGET.fullmatch(request.target):
+    if not can_be_sent(request.target):
         raise ValueError(f"not a path that can be sent: {request.target!r}")
     lines = [f"{request.method} {request.target} HTTP/1.1", f"Host: {request.origin.partition('://')[2]}"]
     for name, value in request.headers.items():
-        if not value.isprintable():
-            raise ValueError(f"the header {name} holds a character that cannot be sent")
+        check_header(name, value)
         lines.append(f"{name}: {value}")
     if request.payload is not None or request.method != "GET":
         lines.append(f"Content-Length: {len(request.payload or b'')}")
@@ -244,15 +304,10 @@ def _head(request: Request) -> bytes:
 
 
 def watched_socket(address: Any) -> socket.socket:
-    """For `aiohttp.TCPConnector`, as `getaddrinfo` gives the address."""
+    """`address` as `getaddrinfo` gives it. A lost machine sends no reset: let the kernel find it, even under an idle
+    long poll (R34)."""
     family, kind, protocol, _, _ = address
     made = socket.socket(family=family, type=kind, proto=protocol)
-    _watch(made)
-    return made
-
-
-def _watch(made: socket.socket) -> None:
-    """A lost machine sends no reset: let the kernel find it, even under an idle long poll (R34)."""
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (
         ("TCP_KEEPIDLE", 1),
@@ -263,3 +318,4 @@ def _watch(made: socket.socket) -> None:
         option = getattr(socket, name, None)
         if option is not None:  # not on every system
             made.setsockopt(socket.IPPROTO_TCP, option, value)
+    return made

@@ -15,7 +15,7 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 import msgspec
 
-from trivet.client.connections import Connections, Request, watched_socket
+from trivet.client.connections import Connections, Request, can_be_sent, check_header, watched_socket
 from trivet.client.errors import ApiError, BadAnswer, OutcomeUnknown, Unreachable
 from trivet.client.retry import Pace, RetryPolicy, Verdict, judge
 from trivet.client.ring import Ring, origin_of
@@ -133,6 +133,8 @@ class Session:
         self._pace = Pace()
         self.clock: Clock = clock or SystemClock()
         self._rng = rng or random.Random()  # jitter only: nothing is decided by it
+        if token is not None:
+            check_header("Authorization", token)
         self._token = token
         self._media, self._encode = _codec(codec)
         self._limit = connections
@@ -158,7 +160,8 @@ class Session:
         write: bool | None = None,
     ) -> Result:
         """Send until there is an answer or the retry time is over. `path` starts with `/`; `wait_ms` is a
-        long poll's wait, which comes on top of every timeout. Raises `ApiError` and its kinds."""
+        long poll's wait, which comes on top of every timeout. Raises `ApiError` and its kinds, and
+        `ValueError` at once for a request id or a header with control characters."""
         write = method != "GET" if write is None else write
         if write and request_id is None:
             request_id = secrets.token_hex(16)
@@ -169,6 +172,8 @@ class Session:
         if body is not None:
             payload = self._encode(body)
             sent["Content-Type"] = self._media
+        for name, value in sent.items():
+            check_header(name, value)
         deadline_s = self.clock.monotonic() + self.policy.total_s + wait_ms / 1000
         call = _Call(method, path, payload, sent, request_id, wait_ms, write, deadline_s)
         self.stats.calls += 1
@@ -222,6 +227,8 @@ class Session:
                 break
             origin = origin_of(url)
             path = (target.path or "/") + (f"?{target.query}" if target.query else "")
+            if not can_be_sent(path):
+                break
             if self.ring.is_bad(origin, self.clock.monotonic()):
                 break  # it names a leader that we know is gone: it will learn
             if self.policy.total_s > 0 and self.clock.monotonic() >= call.deadline_s:

@@ -185,22 +185,25 @@ class Driver:
 
     def receive(self, peer: str, message: Any) -> None:
         """What leaves nothing to do (a heartbeat, the answer of the second member) is no reason for a turn."""
-        if not self._input(self._replica.receive, peer, message):
-            return
-        if self._replica.settled and self._replica.standing == self._standing:
-            self._flush()
-        else:
+        if self._input(self._receive, peer, message):
             self.wake()
 
-    def _input(self, handle: Callable[..., None], *arguments: Any) -> bool:
+    def _receive(self, peer: str, message: Any) -> bool:
+        self._replica.receive(peer, message)
+        if self._replica.settled and self._replica.standing == self._standing:
+            self._flush()
+            return False
+        return True
+
+    def _input(self, handle: Callable[..., bool | None], *arguments: Any) -> bool:
+        """Whether a turn is wanted: not if `handle` says False."""
         if not self.running:
             return False
         try:
-            handle(*arguments)
+            return handle(*arguments) is not False
         except Exception as error:  # noqa: BLE001 any failure inside the replica is fatal
             self._fail("consensus", error)
             return False
-        return True
 
     # --- a turn -----------------------------------------------------------------------------------------
 

@@ -319,6 +319,7 @@ class Broker:
                 self._start_round()
 
             self.consensus.read(done)
+            self._wake()  # its question leaves with the turn
 
     # --- leadership -------------------------------------------------------------------------------
 

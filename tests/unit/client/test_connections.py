@@ -243,6 +243,89 @@ def test_at_most_so_many_at_a_time() -> None:
     assert drive(node, calls, limit=2) == (2, True)
 
 
+def test_the_next_address_of_a_name_is_tried_when_the_first_says_nothing() -> None:
+    node = Scripted([PLAIN])
+    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for filler in (first, second):
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+
+        async def call(made: Connections) -> bytes:
+            async def found(*_: Any, **__: Any) -> list[Any]:
+                places = (full.getsockname(), ("127.0.0.1", node.port))
+                return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", place) for place in places]
+
+            with pytest.MonkeyPatch.context() as patch:
+                loop = asyncio.get_running_loop()
+                if isinstance(loop, asyncio.BaseEventLoop):
+                    patch.setattr(loop, "getaddrinfo", found)
+                    return (await made.send(node.request())).body
+            return b"hi"  # uvloop's loop cannot be patched
+
+        assert drive(node, call) == b"hi"
+
+
+def test_closing_ends_what_is_under_way_as_unknown() -> None:
+    """Half an answer without a length is not taken for a whole one."""
+    node = Scripted([b"HTTP/1.1 200 OK\r\n\r\npart"])
+
+    async def calls(made: Connections) -> None:
+        task = asyncio.ensure_future(made.send(node.request()))
+        await node.came.get()
+        while not any(one._parts for one in made._busy):  # noqa: ASYNC110 - `drive` ends it
+            await asyncio.sleep(0)
+        await made.close()
+        with pytest.raises(Broken, match="closed here"):
+            await task
+
+    drive(node, calls)
+
+
+def test_what_is_being_opened_when_all_is_closed_is_not_kept() -> None:
+    node = Scripted([PLAIN])
+
+    async def calls(made: Connections) -> int:
+        task = asyncio.ensure_future(made.send(node.request()))
+        await asyncio.sleep(0)
+        await made.close()
+        with pytest.raises(Broken, match="closed here"):
+            await task
+        assert (await made.send(node.request())).body == b"hi", "it may be used again"
+        return len(node.requests)
+
+    assert drive(node, calls) == 1
+
+
+def test_a_line_without_an_end_has_the_same_limit() -> None:
+    node = Scripted([b"HTTP/1.1 200 OK\r\nX: " + b"x" * (4 * HEAD_BYTES_MAX)])
+    with pytest.raises(Broken, match=str(HEAD_BYTES_MAX)):
+        one(node)
+
+
+def test_trailers_are_no_headers() -> None:
+    data = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nTrivet-Leader: http://evil:1\r\n\r\n"
+    answer = one(Scripted([data]))
+    assert answer.body == b"x" and "Trivet-Leader" not in answer.headers
+
+
+def test_connections_of_other_nodes_go_when_their_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Scripted([PLAIN])
+    now = 1000.0
+    monkeypatch.setattr(connections, "monotonic", lambda: now)
+
+    async def calls(made: Connections) -> list[str]:
+        nonlocal now
+        await made.send(node.request())
+        now += connections.IDLE_S + 1
+        other = Request("GET", f"http://localhost:{node.port}", "/v1", {}, None)
+        await made.send(other)
+        return list(made._idle)
+
+    assert drive(node, calls) == [f"http://localhost:{node.port}"]
+
+
 def test_an_answer_before_the_request_is_out_ends_the_connection() -> None:
     async def run() -> tuple[int, int]:
         over, ended = asyncio.Event(), asyncio.Event()
@@ -301,6 +384,12 @@ def test_a_machine_that_says_nothing_is_given_up() -> None:
 def test_a_target_that_cannot_be_sent(target: str) -> None:
     with pytest.raises(ValueError, match="path"):
         LOOP[-1](Connections(1, 1.0).send(Request("GET", "http://127.0.0.1:1", target, {}, None)))
+
+
+def test_the_rest_of_unicode_may_be_sent() -> None:
+    node = Scripted([PLAIN])
+    drive(node, lambda made: made.send(node.request(Key="job-👩\u200d💻\t\xa0")))
+    assert "Key: job-👩\u200d💻\t\xa0\r\n".encode() in node.requests[0]
 
 
 @pytest.mark.parametrize("value", ["a\r\nX: y", "a\nb", "a\x00", "\x7f"])

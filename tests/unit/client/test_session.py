@@ -78,6 +78,22 @@ def test_bytes_travel_as_bytes() -> None:
     assert node.seen[0].body["body"] == b"\x00\xff"
 
 
+def test_a_request_id_that_cannot_be_sent_is_refused_at_once() -> None:
+    node = FakeNode([answer(ENQUEUED, 201)])
+
+    async def call(client: Client) -> None:
+        for wrong in ("a\nb", "a\x00"):
+            with pytest.raises(ValueError, match="Idempotency-Key"):
+                await client.enqueue("mail", 1, request_id=wrong)
+        assert client.stats.attempts == 0
+        await client.enqueue("mail", 1, request_id="job-👩\u200d💻\t1")
+
+    drive([node], call)
+    assert len(node.seen) == 1
+    with pytest.raises(ValueError, match="Authorization"):
+        Client(["http://127.0.0.1:1"], token="secret\n")
+
+
 def test_a_redirect_is_followed_and_the_leader_remembered() -> None:
     follower, leader = FakeNode(), FakeNode([answer(ENQUEUED, 201)])
     follower.steps = [redirect(leader)]

@@ -174,7 +174,7 @@ def test_nothing_is_pulled_when_it_cannot_be_proposed() -> None:
     run(scenario)
 
 
-@pytest.mark.parametrize("where", ["tick", "receive", "disk", "disk in the turn"])
+@pytest.mark.parametrize("where", ["tick", "receive", "after a receive", "disk", "disk in the turn"])
 def test_a_failure_ends_the_process_once_and_stops_every_turn(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +187,17 @@ def test_a_failure_ends_the_process_once_and_stops_every_turn(
             world.replica.break_down(error)
         elif where == "receive":
             world.driver.receive("n2", error)
+        elif where == "after a receive":
+            world.replica.settled = True
+            world.driver.wake()
+            await asyncio.sleep(0.005)
+
+            def flush() -> None:
+                raise error
+
+            monkeypatch.setattr(world.driver, "_flush", flush)
+            world.driver.receive("n2", "answer")
+            assert world.deaths
         else:
             world.replica.disk_error = error
             world.offer(b"x")
