@@ -133,7 +133,7 @@ class Intake(LifeCycle):
     def duplicate(self, known: Key) -> tuple[Message, str | None, bool, bytes | None]:
         m = known.message
         if m.gone:
-            return (m, known.final or CANCELLED, True, None)
+            return (m, known.final or (DEAD if m.state == DEAD else CANCELLED), True, None)
         return (m, m.state, True, m.result)
 
     def create(self, queue: Queue, draft: Any, acking: dict[int, Message]) -> Message:

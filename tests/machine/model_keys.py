@@ -31,6 +31,7 @@ class Keys:
         queue = self.queues[m["queue"]]
         known = queue["keys"].get(m["draft"].key)
         if known is not None and known["number"] == m["number"] and known["expires"] <= self.clock:
+            known["final"] = m["state"]  # an enqueue that displaced it may have found it before
             del queue["keys"][m["draft"].key]
 
     def fingerprint(self, draft: Any) -> Any:

@@ -91,13 +91,14 @@ def is_live(m: Machine, message: Message) -> bool:
     return record is not None and record.expires_at_ms > m.clock_ms
 
 
-def finished(m: Machine, message: Message) -> None:
-    """The message ended: from now on only the window keeps its key."""
+def finished(m: Machine, message: Message, state: int) -> None:
+    """The message ends in `state`: from now on only the window keeps its key."""
     record = own(message)
     if record is None:
         return
     if record.expires_at_ms <= m.clock_ms:
         drop(m, record)
+        record.final = state  # for the enqueue that found the key, and displaced its message
     else:
         m.arm(record, record.expires_at_ms, WAKE_KEY)
 

@@ -163,5 +163,5 @@ def _gone(m: Machine, message: Message, lease: LeaseInfo | None = None) -> None:
         dependencies.ended(m, message.number, failed=True)
     if message.number in m.flow_steps:
         flow_steps.ended(m, message, CANCELLED)
-    keys.finished(m, message)
+    keys.finished(m, message, CANCELLED)
     transitions.forget(m, message)

@@ -347,7 +347,7 @@ def finish(m: Machine, message: Message, to: int, *, reason: str | None = None) 
     if number in m.dependents:
         dependencies.ended(m, number, failed=to != DONE)
     if message.draft.key is not None:
-        keys.finished(m, message)
+        keys.finished(m, message, to)
     held = number in m.flow_steps  # until its flow ends, for those that wait for its result
     if keep or to == DEAD or held:
         message.finished_at_ms = m.clock_ms

@@ -128,6 +128,17 @@ def test_r16_the_key_of_a_purged_dead_message_says_dead_before_and_after_the_swe
     assert kit(again) == Enqueued((EnqueuedOne(number, "dead", True),))
 
 
+def test_r16_an_enqueue_that_displaces_the_message_of_a_key_it_found_says_dead() -> None:
+    """Simulator 1795370170338: it said "cancelled"; the key's window was over, so the key went with its message."""
+    kit = make(max_messages=2, on_full="dead_letter_oldest", max_dead=0, idempotency_window_ms=10)
+    (number,) = kit.put(key("k"))
+    kit.now += 10
+    reply = kit(c.Enqueue("q", (c.Draft(), c.Draft(), key("k"))))
+    assert isinstance(reply, Enqueued)
+    assert reply.messages[2] == EnqueuedOne(number, "dead", True)
+    assert number not in kit.m.messages and not kit.m.queues["q"].keys
+
+
 def test_r16_results_of_duplicates_stop_at_the_answers_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trivet.machine.intake.ANSWER_BYTES_MAX", 5)
     kit = make(result_retention_ms=1000)
