@@ -113,7 +113,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade, UnicodeDecodeError) as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(f"what came is no HTTP answer: {error!r}")
             self.close()
         if self._answer is not None and not self._head_done:
@@ -124,7 +124,8 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         # It may end with its connection (RFC 9112, 6.3); under TLS an end and a cut look alike (9.8).
-        if self._head_done and not self._secure and not _has_length(self._headers):
+        told = "Content-Length" in self._headers or "Transfer-Encoding" in self._headers
+        if self._head_done and not self._secure and not told:
             self._whole()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -285,10 +286,6 @@ def check_header(name: str, value: str) -> None:
     """Raises `ValueError` for what would end a header's line, or a text; any other UTF-8 may be sent."""
     if _CONTROL.search(value):
         raise ValueError(f"the header {name} must not hold control characters")
-
-
-def _has_length(headers: CIMultiDict[str]) -> bool:
-    return "Content-Length" in headers or "Transfer-Encoding" in headers
 
 
 def _head(request: Request) -> bytes:

@@ -165,15 +165,16 @@ class Session:
         write = method != "GET" if write is None else write
         if write and request_id is None:
             request_id = secrets.token_hex(16)
-        sent = {"Accept": self._media, **(headers or {})}
+        given = dict(headers or {})
         if request_id is not None:
-            sent["Idempotency-Key"] = request_id
+            given["Idempotency-Key"] = request_id
+        for name, value in given.items():
+            check_header(name, value)
+        sent = {"Accept": self._media, **given}
         payload = None
         if body is not None:
             payload = self._encode(body)
             sent["Content-Type"] = self._media
-        for name, value in sent.items():
-            check_header(name, value)
         deadline_s = self.clock.monotonic() + self.policy.total_s + wait_ms / 1000
         call = _Call(method, path, payload, sent, request_id, wait_ms, write, deadline_s)
         self.stats.calls += 1

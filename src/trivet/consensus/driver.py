@@ -176,34 +176,33 @@ class Driver:
             self._loop.call_soon(self._turn)
 
     def peer_up(self, peer: str, hello: Any) -> None:
-        if self._input(self._replica.peer_up, peer, hello):
-            self.wake()
+        self._input(self._replica.peer_up, peer, hello)
 
     def peer_down(self, peer: str) -> None:
-        if self._input(self._replica.peer_down, peer):
-            self.wake()
+        self._input(self._replica.peer_down, peer)
 
     def receive(self, peer: str, message: Any) -> None:
-        """What leaves nothing to do (a heartbeat, the answer of the second member) is no reason for a turn."""
-        if self._input(self._receive, peer, message):
-            self.wake()
+        self._input(self._receive, peer, message)
 
     def _receive(self, peer: str, message: Any) -> bool:
+        """What leaves nothing to do (a heartbeat, the answer of the second member) is no reason for a turn."""
         self._replica.receive(peer, message)
         if self._replica.settled and self._replica.standing == self._standing:
             self._flush()
             return False
         return True
 
-    def _input(self, handle: Callable[..., bool | None], *arguments: Any) -> bool:
-        """Whether a turn is wanted: not if `handle` says False."""
+    def _input(self, handle: Callable[..., bool | None], *arguments: Any) -> None:
+        """Then a turn, unless `handle` says False."""
         if not self.running:
-            return False
+            return
         try:
-            return handle(*arguments) is not False
+            wanted = handle(*arguments) is not False
         except Exception as error:  # noqa: BLE001 any failure inside the replica is fatal
             self._fail("consensus", error)
-            return False
+            return
+        if wanted:
+            self.wake()
 
     # --- a turn -----------------------------------------------------------------------------------------
 
@@ -340,8 +339,8 @@ class Driver:
             self._snapshot_idle.set()
         if error is not None:
             self._fail("storage", error)
-        elif self._input(self._replica.synced, job):
-            self.wake()
+        else:
+            self._input(self._replica.synced, job)
 
     def _wait_for_space(self, job: SyncJob) -> None:
         """R10: a full node stops acknowledging and lives; heartbeats and reads go on."""

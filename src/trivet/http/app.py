@@ -219,11 +219,11 @@ class Api:
         try:
             if opened is None:
                 opened = request.head.opened = self._opened(request)
+            if opened is None:
+                return None
             key = request_key(request.headers)
         except TrivetError:
             return None  # said by the general code
-        if opened is None:
-            return None
         consensus = self._services.broker.consensus
         if not (consensus.is_leader and consensus.can_propose):
             return None

@@ -6,6 +6,7 @@ import asyncio
 import re
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,6 +87,26 @@ def drive(node: Scripted, test: Callable[[Connections], Awaitable[Any]], limit: 
             await asyncio.gather(*node.serving)
 
     return LOOP[-1](run())
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Its one element is the time by which connections rest."""
+    now = [1000.0]
+    monkeypatch.setattr(connections, "monotonic", lambda: now[0])
+    return now
+
+
+@contextmanager
+def silent_address() -> Iterator[tuple[str, int]]:
+    """Of a listener whose line is full: its kernel drops what comes."""
+    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for filler in (first, second):
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        yield full.getsockname()
 
 
 def one(node: Scripted) -> Response:
@@ -209,16 +230,13 @@ def test_who_gives_up_takes_the_connection_along() -> None:
     assert (node.connected, node.hung_up) == (2, 2)
 
 
-def test_an_old_connection_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_connection_is_not_used_again(clock: list[float]) -> None:
     node = Scripted([PLAIN])
-    now = 1000.0
-    monkeypatch.setattr(connections, "monotonic", lambda: now)
 
     async def calls(made: Connections) -> list[int]:
-        nonlocal now
         met: list[int] = []
         for step in (0.0, connections.IDLE_S, connections.IDLE_S + 0.1):
-            now += step
+            clock[0] += step
             await made.send(node.request())
             met.append(node.connected)
         return met
@@ -245,16 +263,11 @@ def test_at_most_so_many_at_a_time() -> None:
 
 def test_the_next_address_of_a_name_is_tried_when_the_first_says_nothing() -> None:
     node = Scripted([PLAIN])
-    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        for filler in (first, second):
-            filler.setblocking(False)
-            filler.connect_ex(full.getsockname())
+    with silent_address() as silent:
 
         async def call(made: Connections) -> bytes:
             async def found(*_: Any, **__: Any) -> list[Any]:
-                places = (full.getsockname(), ("127.0.0.1", node.port))
+                places = (silent, ("127.0.0.1", node.port))
                 return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", place) for place in places]
 
             with pytest.MonkeyPatch.context() as patch:
@@ -310,15 +323,12 @@ def test_trailers_are_no_headers() -> None:
     assert answer.body == b"x" and "Trivet-Leader" not in answer.headers
 
 
-def test_connections_of_other_nodes_go_when_their_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connections_of_other_nodes_go_when_their_time_is_over(clock: list[float]) -> None:
     node = Scripted([PLAIN])
-    now = 1000.0
-    monkeypatch.setattr(connections, "monotonic", lambda: now)
 
     async def calls(made: Connections) -> list[str]:
-        nonlocal now
         await made.send(node.request())
-        now += connections.IDLE_S + 1
+        clock[0] += connections.IDLE_S + 1
         other = Request("GET", f"http://localhost:{node.port}", "/v1", {}, None)
         await made.send(other)
         return list(made._idle)
@@ -363,16 +373,10 @@ def test_nobody_there_means_it_never_left() -> None:
 
 
 def test_a_machine_that_says_nothing_is_given_up() -> None:
-    """A listener whose line is full: its kernel drops what comes."""
-    with socket.socket() as full, socket.socket() as first, socket.socket() as second:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        for filler in (first, second):
-            filler.setblocking(False)
-            filler.connect_ex(full.getsockname())
+    with silent_address() as silent:
 
         async def run() -> bool:
-            request = Request("GET", f"http://127.0.0.1:{full.getsockname()[1]}", "/", {}, None)
+            request = Request("GET", f"http://127.0.0.1:{silent[1]}", "/", {}, None)
             with pytest.raises(TimeoutError):
                 await Connections(1, 0.1).send(request)
             return request.left

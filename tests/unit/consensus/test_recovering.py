@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from tests.unit.consensus.lab import Lab, LabNode
+from trivet.consensus.peers import Peer
 from trivet.consensus.port import Applied
 from trivet.wire.frames import Append, AppendReply, PreVoteReply, RequestVote, TimeoutNow, Vote
 
@@ -139,60 +142,46 @@ def test_a_release_meant_for_an_earlier_life_is_not_taken() -> None:
     assert node.engine.recovery._release == 0
 
 
-def test_the_leader_forgets_what_it_knew_at_the_hello() -> None:
-    lab = Lab()
+def with_entries(lab: Lab) -> tuple[LabNode, Peer]:
+    """The leader after five entries, and what it knows of a follower that has them all."""
     leader = lab.leader()
     lab.put(leader, 5)
     lab.run(0.3)
-    name = lab.followers()[0].name
-    engine = leader.engine
-    peer = engine.peers.get(name)
-    assert peer.match == 6
+    peer = leader.engine.peers.get(lab.followers()[0].name)
+    assert peer is not None and peer.match == 6
+    return leader, peer
+
+
+def answer(leader: LabNode, peer: Peer, sequence: int, match: int, recovering: bool) -> AppendReply:
+    term, health = leader.replica.term, leader.engine.health()
+    return AppendReply("lab", peer.name, term, sequence, True, match, 0, recovering, peer.session, health)
+
+
+def test_the_leader_forgets_what_it_knew_at_the_hello() -> None:
+    lab = Lab()
+    leader, peer = with_entries(lab)
+    name, engine = peer.name, leader.engine
     lab.kill(name)
     lab.wipe(name)
-    session = peer.session
+    late = answer(leader, peer, 0, 6, False)
     lab[name].start(identity=False)
     lab.block |= {(name, leader.name)}
     lab.connect(name, leader.name)
     assert peer.match == 0 and engine.counted_match[peer.node] == 0 and not engine.replication.counts(peer)
-    late = AppendReply(
-        "lab",
-        name,
-        leader.replica.term,
-        engine.outbox.sequence - 1,
-        True,
-        6,
-        0,
-        False,
-        session,
-        engine.health(),
-    )
-    leader.replica.receive(name, late)
+    leader.replica.receive(name, replace(late, seq=engine.outbox.sequence - 1))
     assert engine.counted_match[peer.node] == 0, "an answer of its earlier life counted"
 
 
 def test_a_late_answer_does_not_make_a_whole_member_recover_again() -> None:
     """Simulator, list machine, seed 1795369024464: the leader stepped down, and heard its only voter never again."""
-    lab = Lab()
-    leader = lab.leader()
-    lab.put(leader, 5)
-    lab.run(0.3)
-    name = lab.followers()[0].name
+    leader, peer = with_entries(Lab())
     engine = leader.engine
-    peer = engine.peers.get(name)
     progress = engine.replication.of(peer)
     assert progress is not None and progress.counts and progress.echo > progress.not_before + 1
-
-    def answer(sequence: int) -> AppendReply:
-        term, session = leader.replica.term, peer.session
-        return AppendReply(
-            "lab", name, term, sequence, True, 2, 0, True, session, engine.health()
-        )  # fmt: skip
-
     for late in (progress.not_before + 1, progress.echo):
-        leader.replica.receive(name, answer(late))
+        leader.replica.receive(peer.name, answer(leader, peer, late, 2, True))
         assert engine.replication.counts(peer) and not peer.recovering
-    leader.replica.receive(name, answer(progress.echo + 1))
+    leader.replica.receive(peer.name, answer(leader, peer, progress.echo + 1, 2, True))
     assert engine.outbox.sequence > progress.echo, "else it answers what was never sent"
     assert not engine.replication.counts(peer) and peer.recovering, "its newest answer says so"
 
