@@ -10,7 +10,7 @@ from typing import Any, Self
 from trivet.client.admin import Admin
 from trivet.client.calls import locally
 from trivet.client.effects import EffectGuard, Effects, Reconcile
-from trivet.client.errors import MessageFailed
+from trivet.client.errors import ApiError, MessageFailed
 from trivet.client.flows import Flows
 from trivet.client.leases import Lease, Leases, token_of
 from trivet.client.messages import Message
@@ -121,7 +121,8 @@ class Client(Admin, Effects, Flows, Runs, Schedules, Topics):
         request_id: str | None = None,
     ) -> Leases:
         """Up to `max_messages`; with `wait_ms` (up to 60 000) waits for the first. Several queues are
-        looked at in the order given. A lost answer is asked for again, and brings the same leases."""
+        looked at in the order given. A lost answer is asked for again, and brings the same leases. Leases
+        that came so late that less than half of them may be trusted are extended before they are returned."""
         body = given(consumer=consumer, max_messages=max_messages, lease_ms=lease_ms, wait_ms=wait_ms or None)
         if isinstance(queue, str):
             path = at("queues", queue, "lease")
@@ -129,7 +130,23 @@ class Client(Admin, Effects, Flows, Runs, Schedules, Topics):
             path = at("lease")
             body["queues"] = list(queue)
         result = await self.session.call("POST", path, body, request_id=request_id, wait_ms=wait_ms)
-        return Leases(result.data, result.sent_at_s, self.clock)
+        leases = Leases(result.data, result.sent_at_s, self.clock)
+        await self._freshen(leases)
+        return leases
+
+    async def _freshen(self, leases: Leases) -> None:
+        """They are trusted from the send time on (R35), and a poll may wait longer than a lease is: an extension has
+        a send time of its own. What is no longer live goes; where nobody answers they stay as they are."""
+        stale = [one for one in leases if one.remaining_s() < one.lease_ms / 2000]
+        if not stale:
+            return
+        try:
+            await self.extend_many([(one, one.lease_ms) for one in stale], strict=False)
+        except ApiError:
+            return
+        live = [one for one in leases if not one.lost]
+        leases.lost += len(leases) - len(live)
+        leases[:] = live
 
     async def ack(
         self,

@@ -118,7 +118,8 @@ class Lease:
 
 
 class Leases(list[Lease]):
-    """What one lease request got. `lost`: of a repeated request, grants that are no longer live (R18)."""
+    """What one lease request got. `lost`: its grants that are no longer live (a repeated request, R18, or one that
+    waited long)."""
 
     def __init__(self, answer: dict[str, Any], sent_at_s: float, clock: Clock) -> None:
         now_ms = int(answer["now_ms"])

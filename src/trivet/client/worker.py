@@ -9,6 +9,7 @@ import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from trivet.client.batching import Batcher
@@ -214,8 +215,16 @@ class Worker:
     def _start(self) -> None:
         while self._waiting and len(self._running) < self._concurrency and not self._stopping.is_set():
             lease = self._waiting.popleft()
-            self._running[lease.token] = asyncio.create_task(self._handle(lease))
+            task = self._running[lease.token] = asyncio.create_task(self._handle(lease))
+            task.add_done_callback(partial(self._ended, lease))
         self._room.set()
+
+    def _ended(self, lease: Lease, task: asyncio.Task[None]) -> None:
+        """Here, not in `_handle`: of a task that is cancelled before its first step no line ever runs."""
+        self._keeper.drop(lease)
+        if self._running.pop(lease.token, None) is not None:
+            self._tell(lease, None, LeaseLost("the lease was lost before it was begun"))
+        self._start()
 
     def _lost(self, lease: Lease, reason: str) -> None:
         """From the keeper. A lease whose handler is through is judged by its ack alone."""
@@ -269,9 +278,6 @@ class Worker:
             self._running.pop(lease.token, None)
             self._start()
             await self._succeeded(lease, result)
-        finally:
-            self._keeper.drop(lease)
-            self._start()
 
     async def _tell_rest(self, lease: Lease) -> None:
         """What a handler told before it failed is told, if it can be."""

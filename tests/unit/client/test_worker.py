@@ -1,110 +1,34 @@
-"""Leases, keeper, guard and worker against a scripted node: what is sent, and what is believed."""
+"""Workers against a scripted node: what is sent, and what is believed."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import pytest
-from aiohttp import web
 
-from tests.unit.client.fake import FakeNode, problem, reset
+from tests.unit.client.desk import (
+    NO_REQUEST,
+    Desk,
+    after,
+    all_status,
+    drive,
+    empty_poll,
+    granted,
+    once,
+)
+from tests.unit.client.fake import problem
 from trivet.client import (
     Client,
     EffectUncertain,
-    Happened,
     Lease,
-    LeaseLost,
-    NotPerformed,
     OutcomeUnknown,
     Reject,
-    RetryPolicy,
     StaleEffect,
     Worker,
 )
 from trivet.client.errors import Forbidden
-from trivet.client.keeper import LeaseKeeper
-
-NO_REQUEST: Any = None  # a scripted refusal does not look at it
-FAST = RetryPolicy(
-    total_s=0.5, attempt_s=0.3, attempt_max_s=0.3, connect_s=0.2, backoff_s=0.005, backoff_max_s=0.02
-)
-
-
-class Desk:
-    """Answers by path: a function of the request's body, or a step."""
-
-    def __init__(self, **routes: Any) -> None:
-        self.routes = routes
-        self.calls: list[tuple[str, Any]] = []
-        self.node = FakeNode([self._step])
-
-    async def _step(self, node: FakeNode, request: web.Request) -> web.StreamResponse:
-        name = request.path.rsplit("/", 1)[1]
-        body = node.seen[-1].body
-        self.calls.append((name, body))
-        route = self.routes[name]
-        made = route(body) if not asyncio.iscoroutinefunction(route) else None
-        if made is None or asyncio.iscoroutine(made):
-            return await (made or route(node, request))
-        return web.Response(
-            body=msgspec.msgpack.encode({"index": 1, "seq": 0, "term": 1, **made}),
-            content_type="application/msgpack",
-            headers={"Trivet-Node": "fake"},
-        )
-
-    def sent(self, name: str) -> list[Any]:
-        return [body for one, body in self.calls if one == name]
-
-
-def drive(desk: Desk, test: Callable[[Client], Awaitable[Any]]) -> Any:
-    async def run() -> Any:
-        await desk.node.start()
-        try:
-            async with Client([desk.node.url], retry=FAST) as client:
-                return await test(client)
-        finally:
-            await desk.node.stop()
-
-    return asyncio.run(run())
-
-
-def granted(count: int, lease_ms: int = 10_000, first: int = 0) -> dict[str, Any]:
-    now_ms = 1_000_000
-    messages = [
-        {
-            "id": f"m{n}",
-            "queue": "q",
-            "body": n,
-            "attempt": 1,
-            "lease_token": f"t{n}",
-            "lease_expires_at_ms": now_ms + lease_ms,
-        }
-        for n in range(first, first + count)
-    ]
-    return {"messages": messages, "now_ms": now_ms}
-
-
-def once(answer: dict[str, Any]) -> Callable[[Any], Any]:
-    """The leases at the first request, then an empty poll that waits."""
-    left = [answer]
-
-    def route(body: Any) -> Any:
-        return left.pop() if left else _empty_poll()
-
-    return route
-
-
-async def _empty_poll() -> web.StreamResponse:
-    await asyncio.Event().wait()
-    raise AssertionError("unreachable")
-
-
-def all_status(status: str, key: str, **more: Any) -> Callable[[Any], dict[str, Any]]:
-    return lambda body: {"results": [{"status": status, **more} for _ in body[key]]}
 
 
 async def work(client: Client, handler: Any, until: Callable[[Worker], bool], **options: Any) -> Worker:
@@ -116,199 +40,6 @@ async def work(client: Client, handler: Any, until: Callable[[Worker], bool], **
     await worker.stop(grace_s=1)
     await running
     return worker
-
-
-# --- the lease ----------------------------------------------------------------------------------------
-
-
-def test_r35_a_lease_is_trusted_from_the_send_time_of_its_first_attempt() -> None:
-    async def slow(node: FakeNode, request: web.Request) -> web.StreamResponse:
-        await asyncio.sleep(0.2)
-        return web.Response(
-            body=msgspec.msgpack.encode(granted(1, lease_ms=1000)),
-            content_type="application/msgpack",
-            headers={"Trivet-Node": "fake"},
-        )
-
-    desk = Desk()
-    desk.node.steps = [reset, slow]
-
-    async def test(client: Client) -> None:
-        before = client.clock.monotonic()
-        (lease,) = await client.lease("q", "w")
-        assert lease.lease_ms == 1000
-        assert before + 1.0 <= lease.trusted_until_s < before + 1.1
-        assert lease.remaining_s() < 0.81
-
-    drive(desk, test)
-
-
-# --- the keeper ---------------------------------------------------------------------------------------
-
-
-def test_a_lease_is_extended_at_half_of_its_length() -> None:
-    desk = Desk(extend=all_status("extended", "extensions"), lease=lambda body: granted(3, lease_ms=200))
-
-    async def test(client: Client) -> None:
-        lost: list[Any] = []
-        leases = await client.lease("q", "w", max_messages=3)
-        keeper = LeaseKeeper(client, lambda lease, why: lost.append(why))
-        for lease in leases:
-            keeper.hold(lease)
-        await asyncio.sleep(0.45)
-        await keeper.close()
-        assert lost == [] and all(lease.remaining_s() > 0 for lease in leases)
-
-    drive(desk, test)
-    batches = desk.sent("extend")
-    assert 3 <= len(batches) <= 6, "one request for all three leases every 100 ms"
-    assert all(len(one["extensions"]) == 3 for one in batches)
-    assert batches[0]["extensions"][0] == {"lease_token": "t0", "lease_ms": 200}
-
-
-@pytest.mark.parametrize("status", ["stale_lease", "not_found"])
-def test_a_lease_the_cluster_disowns_is_lost(status: str) -> None:
-    desk = Desk(extend=all_status(status, "extensions"), lease=lambda body: granted(1, lease_ms=100))
-
-    async def test(client: Client) -> None:
-        told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        (lease,) = await client.lease("q", "w")
-        keeper = LeaseKeeper(client, lambda lease, why: told.set_result((lease.id, why)))
-        keeper.hold(lease)
-        async with asyncio.timeout(2):
-            assert await told == ("m0", status)
-        assert lease.lost and lease.remaining_s() == 0 and len(keeper) == 0
-        await keeper.close()
-
-    drive(desk, test)
-
-
-def test_a_lease_nobody_extends_is_lost_when_its_time_is_over_not_when_the_retries_end() -> None:
-    desk = Desk(extend=lambda body: _empty_poll(), lease=lambda body: granted(1, lease_ms=120))
-
-    async def test(client: Client) -> None:
-        told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        (lease,) = await client.lease("q", "w")
-        keeper = LeaseKeeper(client, lambda lease, why: told.set_result((why, time.monotonic())))
-        keeper.hold(lease)
-        async with asyncio.timeout(2):
-            why, at_s = await told
-        assert why == "expired" and 0 <= at_s - lease.trusted_until_s < 0.05
-        await keeper.close()
-
-    drive(desk, test)
-
-
-# --- the guard ----------------------------------------------------------------------------------------
-
-GRANTED = {"state": "granted", "effect_token": "e1", "uncertain": False}
-
-
-def test_an_effect_commits_its_result() -> None:
-    desk = Desk(begin=lambda body: GRANTED, commit=lambda body: {"state": "done"})
-
-    async def test(client: Client) -> None:
-        async with client.effect("run:step:1", owner="me") as effect:
-            assert not effect.done
-            effect.result = {"paid": 3}
-
-    drive(desk, test)
-    assert desk.calls == [
-        ("begin", {"effect_id": "run:step:1", "owner": "me"}),
-        ("commit", {"effect_token": "e1", "result": {"paid": 3}}),
-    ]
-
-
-def test_an_effect_that_is_done_gives_its_stored_result() -> None:
-    desk = Desk(begin=lambda body: {"state": "done", "result": 7})
-
-    async def test(client: Client) -> None:
-        async with client.effect("e") as effect:
-            assert effect.done and effect.result == 7
-
-    drive(desk, test)
-    assert [name for name, _ in desk.calls] == ["begin"]
-
-
-def test_an_exception_leaves_the_effect_uncertain_and_not_performed_aborts_it() -> None:
-    desk = Desk(begin=lambda body: GRANTED, abort=lambda body: {"state": "aborted"})
-
-    async def test(client: Client) -> None:
-        with pytest.raises(ZeroDivisionError):
-            async with client.effect("e"):
-                raise ZeroDivisionError
-        assert [name for name, _ in desk.calls] == ["begin"]
-        with pytest.raises(NotPerformed):
-            async with client.effect("e"):
-                raise NotPerformed
-        assert [name for name, _ in desk.calls] == ["begin", "begin", "abort"]
-
-    drive(desk, test)
-
-
-def test_r27_an_uncertain_effect_never_runs_by_itself() -> None:
-    desk = Desk(begin=lambda body: {**GRANTED, "uncertain": True})
-
-    async def test(client: Client) -> None:
-        with pytest.raises(EffectUncertain):
-            async with client.effect("e"):
-                raise AssertionError("the body ran")
-
-    drive(desk, test)
-    assert [name for name, _ in desk.calls] == ["begin"], "neither commit nor abort: it stays uncertain"
-
-
-@pytest.mark.parametrize("found", [Happened("receipt"), None])
-def test_an_uncertain_effect_is_reconciled(found: Happened | None) -> None:
-    desk = Desk(begin=lambda body: {**GRANTED, "uncertain": True}, commit=lambda body: {"state": "done"})
-    asked: list[str] = []
-
-    async def reconcile(effect_id: str) -> Happened | None:
-        asked.append(effect_id)
-        return found
-
-    async def test(client: Client) -> None:
-        async with client.effect("e", reconcile=reconcile) as effect:
-            assert effect.done is (found is not None)
-            if not effect.done:
-                effect.result = "fresh"
-
-    drive(desk, test)
-    assert asked == ["e"]
-    wanted = "receipt" if found else "fresh"
-    assert desk.sent("commit") == [{"effect_token": "e1", "result": wanted}]
-
-
-def test_an_effect_never_begins_under_a_lease_that_ended() -> None:
-    desk = Desk(
-        lease=lambda body: granted(1, lease_ms=1),
-        begin=lambda body: GRANTED,
-        abort=lambda body: {"state": "aborted"},
-    )
-
-    async def test(client: Client) -> None:
-        (lease,) = await client.lease("q", "w")
-        await asyncio.sleep(0.005)
-        with pytest.raises(LeaseLost):
-            async with client.effect("e", lease=lease):
-                raise AssertionError("the body ran")
-
-    drive(desk, test)
-    assert desk.sent("abort") == [{"effect_token": "e1"}]
-
-
-def test_with_ack_the_commit_travels_in_the_ack() -> None:
-    desk = Desk(lease=lambda body: granted(1), begin=lambda body: GRANTED, ack=all_status("acked", "acks"))
-
-    async def test(client: Client) -> None:
-        (lease,) = await client.lease("q", "w")
-        async with client.effect("e", lease=lease, with_ack=True) as effect:
-            effect.result = 5
-        await client.ack(lease)
-
-    drive(desk, test)
-    effects = [{"effect_id": "e", "effect_token": "e1", "result": 5}]
-    assert desk.sent("ack") == [{"acks": [{"lease_token": "t0", "effects": effects}]}]
 
 
 # --- the worker ---------------------------------------------------------------------------------------
@@ -374,6 +105,32 @@ def test_a_lost_lease_cancels_its_handler_and_is_not_acked() -> None:
     assert not desk.sent("ack") and not desk.sent("nack") and not desk.sent("release")
 
 
+def test_leases_that_are_lost_before_their_handlers_begin_cost_the_worker_no_place() -> None:
+    """A task that is cancelled before its first step never runs: such leases once filled a worker for good, and it
+    kept the ones behind them alive."""
+    left = [granted(1, first=4), granted(4, lease_ms=50)]
+    desk = Desk(
+        lease=lambda body: after(0.1, left.pop()) if left else empty_poll(),
+        extend=lambda body: problem("forbidden", 403, "never")(desk.node, NO_REQUEST),
+        ack=all_status("acked", "acks"),
+    )
+    begun: list[str] = []
+    told: list[str] = []
+    drive(
+        desk,
+        lambda c: work(
+            c,
+            lambda lease: begun.append(lease.id),
+            lambda w: w.stats.acked == 1 and len(told) == 5,
+            concurrency=2,
+            prefetch=2,
+            on_settled=lambda lease, result, error: told.append(f"{lease.id} {type(error).__name__}"),
+        ),
+    )
+    assert begun == ["m4"]
+    assert sorted(told) == [*(f"m{n} LeaseLost" for n in range(4)), "m4 NoneType"]
+
+
 def test_a_cancelled_message_stops_its_handler() -> None:
     desk = Desk(
         lease=once(granted(1, lease_ms=100)),
@@ -410,7 +167,7 @@ def test_stop_asks_again_for_the_poll_it_cut_off_and_releases_what_it_brings() -
 
     def lease(body: Any) -> Any:
         polls.append(desk.node.seen[-1].headers["Idempotency-Key"])
-        return _empty_poll() if len(polls) == 1 else granted(2)
+        return empty_poll() if len(polls) == 1 else granted(2)
 
     desk = Desk(lease=lease, release=all_status("released", "leases"))
     drive(desk, lambda c: work(c, lambda one: None, lambda w: len(polls) == 1))
