@@ -10,20 +10,18 @@ killed with SIGKILL while acks are in flight, a worker too, and both come back. 
 * *doubled*: two first-time `acked` for one message, or two rows for one payment in the sink.
 
 The demo fails if that happened, and also if it proved nothing (R38): no redelivery, no unknown outcome,
-or no ack that came back `repeated` after a kill. Exit 0: proven. 1: not.
+or no ack that came back `repeated` after a kill. Exit 0: proven. 1: not, and the data stays.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from chaos.demo_judge import Verdict, judge
@@ -37,6 +35,8 @@ LEASE_MS = 1500
 WHOLE_S_MAX = 165.0
 DRAIN_S_MAX = 60.0
 KILLS_MAX = 10
+NOT_PROVEN = 1
+UNFINISHED = ("ready", "leased", "delayed", "blocked")
 CONFIG = {
     "lease_ms": LEASE_MS,
     "max_attempts": 0,
@@ -84,7 +84,7 @@ class Demo:
                 producing.cancel()
                 for worker in self.workers:
                     await worker.stop()
-            self.say("every queue is empty; judging")
+            self.say("judging")
             return await judge(
                 client,
                 QUEUE,
@@ -110,18 +110,22 @@ class Demo:
             else:
                 due = enough
             if due:
-                await self._kill_the_leader(producer)
-                await self._kill_a_worker()
+                await self._kill(producer)
 
-    async def _kill_the_leader(self, producer: Producer) -> None:
+    async def _kill(self, producer: Producer) -> None:
+        """The leader, and at once a worker: what that one has paid and nobody has taken its word for is uncertain."""
         leader = self.cluster.node(await self.cluster.wait_for_leader())
+        worker = self.workers[self.killed % len(self.workers)]
         acked = self._count("acked")
         pid = leader.pid
         killed_s = time.monotonic()
         await self.cluster.kill(leader)
+        await worker.kill()
         self.first_kill_s = self.first_kill_s or killed_s
         self.killed += 1
         self.say(f"kill -9 {pid}: {leader.id}, the leader, in the middle of acks ({acked} acked so far)")
+        self.say(f"kill -9: worker {worker.name}, with payments made and not yet committed")
+        await worker.start()
         await producer.acknowledged_after(killed_s)
         gap_s = time.monotonic() - killed_s
         self.gaps_s.append(gap_s)
@@ -133,12 +137,6 @@ class Demo:
         await self.cluster.start_node(node)
         await self.cluster.wait_ready(node)
         self.say(f"  {node.id} is back and caught up")
-
-    async def _kill_a_worker(self) -> None:
-        worker = self.workers[self.killed % len(self.workers)]
-        await worker.kill()
-        self.say(f"kill -9: worker {worker.name}, with payments made and not yet committed")
-        await worker.start()
 
     async def _until_acks(self, more: int) -> None:
         """Until `more` acks came since now: nothing is killed while nothing happens."""
@@ -160,12 +158,18 @@ class Demo:
         end_s = time.monotonic() + DRAIN_S_MAX
         while time.monotonic() < end_s:
             queue = await client.queue(QUEUE)
-            if not any(queue[state] for state in ("ready", "leased", "delayed", "blocked")):
+            left = {state: queue[state] for state in UNFINISHED if queue[state]}
+            if not left:
+                self.say("the queue is empty")
                 return
             for worker in self.workers:
                 worker.check()
             await asyncio.sleep(0.1)
-        self.say(f"the queue did not run dry in {DRAIN_S_MAX:g} s")
+        self.say(f"the queue did not run dry in {DRAIN_S_MAX:g} s: {left}")
+        for state in left:
+            page = await client.messages(QUEUE, state=state, limit=3)
+            for message in page["messages"]:
+                self.say(f"  {message}")
 
     async def close(self) -> None:
         for worker in self.workers:
@@ -187,17 +191,12 @@ def print_verdict(demo: Demo, verdict: Verdict) -> None:
     print(f"\n{verdict.sent} sent · {verdict.lost} lost · {verdict.doubled} doubled")
 
 
-@contextlib.contextmanager
-def data_directory(given: Path | None, keep: bool) -> Iterator[Path]:
-    directory = given or Path(tempfile.mkdtemp(prefix="trivet-demo-"))
-    if given is not None:
-        shutil.rmtree(given, ignore_errors=True)
-        given.mkdir(parents=True)
-    try:
-        yield directory
-    finally:
-        if not keep:
-            shutil.rmtree(directory, ignore_errors=True)
+def data_directory(given: Path | None) -> Path:
+    if given is None:
+        return Path(tempfile.mkdtemp(prefix="trivet-demo-"))
+    shutil.rmtree(given, ignore_errors=True)
+    given.mkdir(parents=True)
+    return given
 
 
 async def play(directory: Path, messages: int, kills: int) -> int:
@@ -211,17 +210,17 @@ async def play(directory: Path, messages: int, kills: int) -> int:
             verdict = await demo.run()
     except (ClusterFailed, TrivetError) as error:
         print(f"FAILED: {error}")
-        return 1
+        return NOT_PROVEN
     except TimeoutError:
         print(f"FAILED: not through after {WHOLE_S_MAX:g} s")
-        return 1
+        return NOT_PROVEN
     except asyncio.CancelledError:
         print("interrupted")
         return 130
     finally:
         await demo.close()
     print_verdict(demo, verdict)
-    return 0 if verdict.good else 1
+    return 0 if verdict.good else NOT_PROVEN
 
 
 def main() -> int:
@@ -233,8 +232,13 @@ def main() -> int:
     )
     options.add_argument("--keep", action="store_true", help="leave the data and the journals behind")
     given = options.parse_args()
-    with data_directory(given.data, given.keep) as directory:
-        return asyncio.run(play(directory, given.messages, given.kills))
+    directory = data_directory(given.data)
+    outcome = asyncio.run(play(directory, given.messages, given.kills))
+    if given.keep or outcome == NOT_PROVEN:
+        print(f"data and journals: {directory}")
+    else:
+        shutil.rmtree(directory, ignore_errors=True)
+    return outcome
 
 
 if __name__ == "__main__":
