@@ -353,14 +353,16 @@ def _behind(s: Cluster) -> Iterator[Story]:
         yield from put_queues("a", "b", "c")
         yield from enqueue(s, "b", b"1", b"2", b"3")
         away = s.nodes[s.roles["follower"]]
+        assert away.storage is not None
+        has = away.storage.last_index
         s.down_on_purpose.add(away.name)
         away.die("away", lose_unsynced=False, silently=False)
-        for _ in range(3):
+        others = [node for node in s.nodes.values() if node is not away]
+        while any(node.storage is None or node.storage.base_index <= has for node in others):
             for _ in range(3):
                 yield from enqueue(s, "c", b'"' + b"y" * 3000 + b'"')
-            for node in s.nodes.values():
-                if node is not away:
-                    yield partial(newer, node, newest(node), 1)
+            for node in others:
+                yield partial(newer, node, newest(node), 1)
 
     yield story()
 
