@@ -84,6 +84,7 @@ class SimNode(HarmedDisk):
         self._backlog: list[Callable[[], None]] = []
         self._pending: deque[Waiting] = deque()
         self._turn_asked = False
+        self._standing: object = None
         self._job: Any = None
         self._hanging = None
         self._buffered = self._syncing = 0
@@ -238,18 +239,14 @@ class SimNode(HarmedDisk):
         self.incarnation += 1
         self._backlog, self._pending = [], deque()
         self._paused_until = 0.0
-        if lose_unsynced:
-            self.disk.crash()
-        else:
-            self.disk.kill()
+        (self.disk.crash if lose_unsynced else self.disk.kill)()
         self.network.node_died(self.name, silently)
         for told in self.on_death:
             told(self)
 
     def stop_cleanly(self) -> None:
         """SIGTERM's last part: everything buffered to the disk, watermark, end."""
-        storage = self.storage
-        assert storage is not None
+        assert self.storage is not None
         if self._job is None and not self.expected_errors:
             self.guard(self._close)
         if self.running:
@@ -320,8 +317,7 @@ class SimNode(HarmedDisk):
     # --- inputs -----------------------------------------------------------------------------------------
 
     def hello(self) -> Any:
-        assert self.replica is not None
-        return self.replica.hello()
+        return self.replica.hello()  # type: ignore[union-attr]
 
     def peer_up(self, peer: str, hello: Any) -> None:
         self.guard(lambda: self.replica.peer_up(peer, hello))  # type: ignore[union-attr]
@@ -338,7 +334,9 @@ class SimNode(HarmedDisk):
         if self.world.log is not None:
             self.world.say(f"{peer}>{self.name} {message}"[:420])
         self.guard(lambda: self.replica.receive(peer, message))  # type: ignore[union-attr]
-        self.wake()
+        replica = self.replica
+        if replica is None or not replica.settled or replica.standing != self._standing:
+            self.wake()
 
     def _send(self, peer: str, message: frames.Message) -> None:
         self.checker.sent(self.name, peer, message, self.storage)
@@ -396,26 +394,27 @@ class SimNode(HarmedDisk):
             self.when_awake(lambda: self._turn(life))
 
     def _ticker(self, life: int) -> None:
-        if life != self.incarnation:
-            return
-        delay = TICK_SECONDS * self.rng.uniform(0.5, 1.5)
-        self.world.after(delay, lambda: self._tick(life))
+        if life == self.incarnation:
+            self.world.after(TICK_SECONDS * self.rng.uniform(0.5, 1.5), lambda: self._tick(life))
 
     def _tick(self, life: int) -> None:
         self._ticker(life)
         if life == self.incarnation and not self.paused:
-            self._turn(life)
+            self._turn(life, timer=True)
 
-    def _turn(self, life: int) -> None:
-        if life != self.incarnation:
-            return
-        self._turn_asked = False
-        self.guard(self._do_turn)
+    def _turn(self, life: int, timer: bool = False) -> None:
+        if life == self.incarnation:
+            self._turn_asked = False
+            self.guard(lambda: self._do_turn(timer))
 
-    def _do_turn(self) -> None:
+    def _do_turn(self, timer: bool = False) -> None:
+        """As the driver's: a steady replica ticks by the timer only."""
         replica = self.replica
         assert replica is not None
-        replica.tick()
+        if timer or not replica.steady:
+            replica.tick()
+        elif replica.applied_index < replica.commit_index:
+            self.world.count("entries left to the timer")
         latest = self.storage.snapshots.latest  # type: ignore[union-attr]
         if replica.applied_index - (latest.index if latest else 0) >= self.options.snapshot_entries:
             replica.snapshot_now()
@@ -423,7 +422,8 @@ class SimNode(HarmedDisk):
         self._begin_sync(replica)
         if self.after_turn is not None:
             self.after_turn(self)
-        if replica.applied_index < replica.commit_index:
+        self._standing = replica.standing
+        if replica.applied_index < replica.commit_index and not replica.steady:
             self.wake()
 
     def _pull(self, replica: Replica) -> None:

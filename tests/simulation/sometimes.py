@@ -30,7 +30,7 @@ BOTH = (
     *(f"aimed at {operation} of {prefix}" for operation, prefix, _ in AIMS),
     "power lost after an ack", "reads served", "reads refused",
     "reads at a deposed leader", "reads at a leader that was paused", "unknown: node died",
-    "core smaller than the cluster", "core without a recovering member",
+    "entries left to the timer", "core smaller than the cluster", "core without a recovering member",
 )  # fmt: skip
 
 ONLY = {
