@@ -7,6 +7,7 @@ from chaos.gallery.instruments import directed, simulator
 
 SESSION = "tests/unit/client/test_session.py"
 WORKER = "tests/unit/client/test_worker.py"
+LEASES = "tests/unit/client/test_leases.py"
 
 BUGS = (
     Bug(
@@ -117,7 +118,7 @@ BUGS = (
                 "answer.data, answer.status, self.clock.monotonic(),",
             ),
         ),
-        (directed(WORKER),),
+        (directed(LEASES),),
     ),
     Bug(
         "worker-acks-after-lease-lost",
@@ -126,8 +127,8 @@ BUGS = (
         (
             Edit(
                 "client/worker.py",
-                "        if task is not None:\n            task.cancel()\n",
-                "        if task is not None:\n            pass\n",
+                "        if job is not None:\n            job.stop()\n",
+                "        if job is not None:\n            pass\n",
             ),
         ),
         (directed(WORKER),),

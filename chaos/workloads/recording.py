@@ -203,6 +203,7 @@ class _Recording(Session):
         request_id: str | None = None,
         headers: Mapping[str, str] | None = None,
         write: bool | None = None,
+        ahead: bool = False,
     ) -> Result:
         process = self._process
         if request_id is None and method != "GET":
@@ -211,7 +212,14 @@ class _Recording(Session):
         op = process.began(f, args, request_id)
         try:
             result = await super().call(
-                method, path, body, wait_ms=wait_ms, request_id=request_id, headers=headers, write=write
+                method,
+                path,
+                body,
+                wait_ms=wait_ms,
+                request_id=request_id,
+                headers=headers,
+                write=write,
+                ahead=ahead,
             )
         except ApiError as error:
             process.ended(op, error)

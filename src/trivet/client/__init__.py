@@ -35,8 +35,9 @@ from trivet.client.producer import Producer
 from trivet.client.retry import RetryPolicy, Verdict
 from trivet.client.runs import RunEvent, RunWriter
 from trivet.client.session import Attempt, Stats
+from trivet.client.settling import Reject, RetryLater, WorkerStats
 from trivet.client.topics import group_queue
-from trivet.client.worker import Reject, RetryLater, Worker, WorkerStats
+from trivet.client.worker import Worker
 from trivet.errors import TrivetError
 
 __all__ = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import functools
 import inspect
 import threading
@@ -11,9 +12,13 @@ from typing import Any, Self
 
 from trivet.client.client import Client
 from trivet.client.effects import EffectGuard, Reconcile
+from trivet.client.errors import OutcomeUnknown
 from trivet.client.flows import Flow
 from trivet.client.leases import Lease
 from trivet.client.runs import RunEvent
+
+INTERRUPTED_S = 1.0
+"""How long a thread that was interrupted waits until its call has ended."""
 
 
 class BlockingGuard:
@@ -32,7 +37,8 @@ class BlockingGuard:
 
 class BlockingClient:
     """Takes what `Client` takes and has its methods, each of which waits for its answer. May be used from
-    several threads; close it, or use it as a context manager."""
+    several threads; close it, or use it as a context manager. A call that is under way in another thread then ends
+    by `OutcomeUnknown`."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
         self.client = Client(*args, **named)
@@ -41,7 +47,16 @@ class BlockingClient:
         self._thread.start()
 
     def _wait_for(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        ended = threading.Event()
+        future = asyncio.run_coroutine_threadsafe(_noted(work, ended), self._loop)
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            raise OutcomeUnknown("outcome_unknown", "the client was closed meanwhile") from None
+        except BaseException:
+            if future.cancel():  # this thread was interrupted (Ctrl-C): so is the call
+                ended.wait(INTERRUPTED_S)
+            raise
 
     def effect(
         self,
@@ -74,16 +89,31 @@ class BlockingClient:
     def close(self) -> None:
         if self._loop.is_closed():
             return
-        self._wait_for(self.client.close())
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _end(self) -> None:
+        """The calls of other threads end first: nobody would answer them."""
+        calls = asyncio.all_tasks() - {asyncio.current_task()}
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await self.client.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: Any) -> None:
         self.close()
+
+
+async def _noted(work: Coroutine[Any, Any, Any], ended: threading.Event) -> Any:
+    try:
+        return await work
+    finally:
+        ended.set()
 
 
 async def _next_of(events: AsyncGenerator[RunEvent, None]) -> RunEvent | None:

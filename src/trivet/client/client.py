@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
@@ -123,6 +124,28 @@ class Client(Admin, Effects, Flows, Runs, Schedules, Topics):
         """Up to `max_messages`; with `wait_ms` (up to 60 000) waits for the first. Several queues are
         looked at in the order given. A lost answer is asked for again, and brings the same leases. Leases
         that came so late that less than half of them may be trusted are extended before they are returned."""
+        leases = await self.lease_unextended(
+            queue,
+            consumer,
+            max_messages=max_messages,
+            lease_ms=lease_ms,
+            wait_ms=wait_ms,
+            request_id=request_id,
+        )
+        await self._freshen(leases)
+        return leases
+
+    async def lease_unextended(
+        self,
+        queue: str | Sequence[str],
+        consumer: str,
+        *,
+        max_messages: int = 1,
+        lease_ms: int | None = None,
+        wait_ms: int = 0,
+        request_id: str | None = None,
+    ) -> Leases:
+        """As `lease`, with what may be over already: for who gives them back."""
         body = given(consumer=consumer, max_messages=max_messages, lease_ms=lease_ms, wait_ms=wait_ms or None)
         if isinstance(queue, str):
             path = at("queues", queue, "lease")
@@ -130,19 +153,20 @@ class Client(Admin, Effects, Flows, Runs, Schedules, Topics):
             path = at("lease")
             body["queues"] = list(queue)
         result = await self.session.call("POST", path, body, request_id=request_id, wait_ms=wait_ms)
-        leases = Leases(result.data, result.sent_at_s, self.clock)
-        await self._freshen(leases)
-        return leases
+        return Leases(result.data, result.sent_at_s, self.clock)
 
     async def _freshen(self, leases: Leases) -> None:
         """They are trusted from the send time on (R35), and a poll may wait longer than a lease is: an extension has
-        a send time of its own. What is no longer live goes; where nobody answers they stay as they are."""
+        a send time of its own. What is no longer live goes; where nobody answers in time they stay as they are."""
         stale = [one for one in leases if one.remaining_s() < one.lease_ms / 2000]
         if not stale:
             return
+        # Those that may be trusted yet are not held back until they may not.
+        limit_s = max(one.remaining_s() for one in stale) / 2 or max(one.lease_ms for one in stale) / 1000
         try:
-            await self.extend_many([(one, one.lease_ms) for one in stale], strict=False)
-        except ApiError:
+            async with asyncio.timeout(limit_s):
+                await self.extend_many([(one, one.lease_ms) for one in stale], strict=False)
+        except (ApiError, TimeoutError):
             return
         live = [one for one in leases if not one.lost]
         leases.lost += len(leases) - len(live)
@@ -220,7 +244,10 @@ class Client(Admin, Effects, Flows, Runs, Schedules, Topics):
     ) -> dict[str, Any]:
         """Up to 1000 at once; the `Lease` objects given learn their new end, or that they are lost."""
         items = [{"lease_token": token_of(lease), "lease_ms": lease_ms} for lease, lease_ms in extensions]
-        result = await self.session.call("POST", "/v1/extend", {"extensions": items}, request_id=request_id)
+        # Ahead of the other calls: a worker whose handlers use every connection must not lose its leases by it.
+        result = await self.session.call(
+            "POST", "/v1/extend", {"extensions": items}, request_id=request_id, ahead=True
+        )
         for (lease, lease_ms), answer in zip(extensions, result.data["results"], strict=True):
             if isinstance(lease, str):
                 continue

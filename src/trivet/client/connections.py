@@ -7,6 +7,8 @@ whole. Nothing is ever sent twice: whoever calls knows whether a request left, a
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ipaddress
 import re
 import socket
 import ssl
@@ -30,6 +32,7 @@ TOO_LONG = f"a head of more than {HEAD_BYTES_MAX} bytes"
 SWEPT_EVERY_S = 5.0
 NEXT_ADDRESS_S = 0.25  # then the next address of a name is tried, too (RFC 8305)
 JOINED_BYTES_MAX = 64 * KIB  # a smaller body leaves with its head in one write
+AddrInfo = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
 _TARGET = re.compile(r"/[!-~]*")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -40,14 +43,16 @@ class Broken(ConnectionError):
 
 @dataclass(slots=True)
 class Request:
-    """`origin`: as `ring.origin_of` writes it. `left`: the first byte is on its way, and from then on the outcome may
-    be unknown."""
+    """`origin`: as `ring.origin_of` writes it. `ahead`: it waits for no other. `begun`: it has a connection, or one is
+    being opened. `left`: the first byte is on its way, and from then on the outcome may be unknown."""
 
     method: str
     origin: str
     target: str
     headers: Mapping[str, str]
     payload: bytes | None
+    ahead: bool = False
+    begun: bool = False
     left: bool = False
 
 
@@ -192,7 +197,8 @@ class Connections:
         """One request, once. Raises `OSError` (`Broken`, refused, …), `TimeoutError` while connecting, and
         `ValueError` for a header or a path that cannot be sent."""
         data = _head(request)
-        async with self._room:
+        async with contextlib.nullcontext() if request.ahead else self._room:
+            request.begun = True
             life = self._life
             connection = self._kept(request.origin) or await self._connect(request.origin)
             if life != self._life:
@@ -256,7 +262,9 @@ class Connections:
             self._trusted = ssl.create_default_context()
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(self._connect_s):
-            found = await loop.getaddrinfo(host, address.port, type=socket.SOCK_STREAM)
+            found = _numeric(host, address.port) or await loop.getaddrinfo(
+                host, address.port, type=socket.SOCK_STREAM
+            )
             made = await aiohappyeyeballs.start_connection(
                 found,
                 happy_eyeballs_delay=NEXT_ADDRESS_S,
@@ -275,6 +283,21 @@ class Connections:
                 made.close()
                 raise
         return connection
+
+
+def _numeric(host: str, port: int | None) -> list[AddrInfo]:
+    """As `getaddrinfo` says it of an address without a scope; nothing of a name. No thread is needed for it, and the
+    threads of the loop may all be at work for somebody else."""
+    try:
+        version = ipaddress.ip_address(host).version
+    except ValueError:
+        return []
+    if "%" in host:
+        return []
+    family, where = (
+        (socket.AF_INET, (host, port or 0)) if version == 4 else (socket.AF_INET6, (host, port or 0, 0, 0))
+    )
+    return [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", where)]
 
 
 def can_be_sent(target: str) -> bool:

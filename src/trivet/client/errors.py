@@ -28,6 +28,13 @@ class InvalidArgument(ApiError):
     """The request is wrong at `field`."""
 
 
+class Unencodable(InvalidArgument, TypeError):
+    """The request was not sent: something in it is nothing that MessagePack or JSON has a form for."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__("invalid_argument", f"the request cannot be encoded: {why}")
+
+
 class Unauthenticated(ApiError):
     """No valid credentials. To a leader that is not among the client's nodes none are sent."""
 

@@ -29,10 +29,14 @@ class Lease:
         "writer",
     )
 
-    def __init__(self, data: dict[str, Any], now_ms: int, sent_at_s: float, clock: Clock) -> None:
+    def __init__(
+        self, data: dict[str, Any], now_ms: int, sent_at_s: float, clock: Clock, lease_ms: int | None = None
+    ) -> None:
+        """`lease_ms`: the whole length, where it is not what is left."""
         self.data = data
-        self.lease_ms = max(1, int(data["lease_expires_at_ms"]) - now_ms)
-        self.trusted_until_s = sent_at_s + self.lease_ms / 1000
+        left_ms = max(1, int(data["lease_expires_at_ms"]) - now_ms)
+        self.lease_ms = lease_ms or left_ms
+        self.trusted_until_s = sent_at_s + left_ms / 1000
         self.cancelled = False
         self.lost = False
         self.effects: list[dict[str, Any]] = []  # committed together with the ack
@@ -122,8 +126,12 @@ class Leases(list[Lease]):
     waited long)."""
 
     def __init__(self, answer: dict[str, Any], sent_at_s: float, clock: Clock) -> None:
-        now_ms = int(answer["now_ms"])
-        super().__init__(Lease(one, now_ms, sent_at_s, clock) for one in answer["messages"])
+        now_ms, messages = int(answer["now_ms"]), answer["messages"]
+        lengths_ms = answer.get("lease_ms") or [None] * len(messages)
+        super().__init__(
+            Lease(one, now_ms, sent_at_s, clock, length_ms)
+            for one, length_ms in zip(messages, lengths_ms, strict=True)
+        )
         self.lost = int(answer.get("lost", 0))
         self.repeated = bool(answer.get("repeated", False))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import secrets
 import time
@@ -16,10 +17,12 @@ import aiohttp
 import msgspec
 
 from trivet.client.connections import Connections, Request, can_be_sent, check_header, watched_socket
-from trivet.client.errors import ApiError, BadAnswer, OutcomeUnknown, Unreachable
+from trivet.client.errors import ApiError, BadAnswer, OutcomeUnknown, Unencodable, Unreachable
 from trivet.client.retry import Pace, RetryPolicy, Verdict, judge
 from trivet.client.ring import Ring, origin_of
 from trivet.units import Clock
+
+log = logging.getLogger("trivet.client")
 
 HOPS_MAX = 3
 BAD_FOR_S = 0.25  # after a refused or broken connection: a restart or an election is short
@@ -83,6 +86,7 @@ class _Call:
     request_id: str | None
     wait_ms: int
     write: bool
+    ahead: bool
     deadline_s: float
     first_sent_s: float = 0.0
     attempts: int = 0
@@ -158,9 +162,11 @@ class Session:
         request_id: str | None = None,
         headers: Mapping[str, str] | None = None,
         write: bool | None = None,
+        ahead: bool = False,
     ) -> Result:
         """Send until there is an answer or the retry time is over. `path` starts with `/`; `wait_ms` is a
-        long poll's wait, which comes on top of every timeout. Raises `ApiError` and its kinds, and
+        long poll's wait, which comes on top of every timeout; `ahead`: it does not wait until fewer than
+        `connections` calls are under way. Raises `ApiError` and its kinds (`Unencodable` at once), and
         `ValueError` at once for a request id or a header with control characters."""
         write = method != "GET" if write is None else write
         if write and request_id is None:
@@ -173,10 +179,13 @@ class Session:
         sent = {"Accept": self._media, **given}
         payload = None
         if body is not None:
-            payload = self._encode(body)
+            try:
+                payload = self._encode(body)
+            except Exception as error:
+                raise Unencodable(str(error)) from error
             sent["Content-Type"] = self._media
         deadline_s = self.clock.monotonic() + self.policy.total_s + wait_ms / 1000
-        call = _Call(method, path, payload, sent, request_id, wait_ms, write, deadline_s)
+        call = _Call(method, path, payload, sent, request_id, wait_ms, write, ahead, deadline_s)
         self.stats.calls += 1
         try:
             return await self._run(call)
@@ -316,7 +325,7 @@ class Session:
         call.attempts += 1
         self.stats.attempts += 1
         headers = {**call.headers, **self._credentials(origin)}
-        request = Request(call.method, origin, path, headers, call.payload)
+        request = Request(call.method, origin, path, headers, call.payload, call.ahead)
         try:
             async with asyncio.timeout(timeout_s):
                 answer = await self._ask(request)
@@ -345,7 +354,8 @@ class Session:
             call.timeouts += 1
             if not call.wait_ms:
                 self._pace.ran_out(now_s - sent_at_s)
-        self.ring.failed(request.origin, now_s, BAD_AFTER_TIMEOUT_S if timed_out else BAD_FOR_S)
+        if request.begun:  # else it waited here, for others of ours
+            self.ring.failed(request.origin, now_s, BAD_AFTER_TIMEOUT_S if timed_out else BAD_FOR_S)
         verdict = Verdict.UNKNOWN if request.left else Verdict.NOT_SENT
         said = str(error) or type(error).__name__
         return _Answer(verdict, Unreachable(f"{request.origin}: {said}"))
@@ -355,21 +365,24 @@ class Session:
             self.stats.not_sent += 1
         elif answer.verdict is Verdict.UNKNOWN:
             self.stats.unknown_attempts += 1
-        if self._on_attempt is not None:
-            self._on_attempt(
-                Attempt(
-                    call.method,
-                    call.path,
-                    origin,
-                    call.attempts,
-                    call.request_id,
-                    sent_at_s,
-                    self.clock.monotonic(),
-                    answer.verdict,
-                    answer.status or None,
-                    getattr(answer.error, "code", None),
-                )
-            )
+        if self._on_attempt is None:
+            return
+        attempt = Attempt(
+            call.method,
+            call.path,
+            origin,
+            call.attempts,
+            call.request_id,
+            sent_at_s,
+            self.clock.monotonic(),
+            answer.verdict,
+            answer.status or None,
+            getattr(answer.error, "code", None),
+        )
+        try:
+            self._on_attempt(attempt)
+        except Exception:
+            log.exception("on_attempt failed; the call goes on")
 
     def _learn(self, headers: Mapping[str, str]) -> None:
         term = headers.get("Trivet-Term", "")

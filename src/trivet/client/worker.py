@@ -3,75 +3,51 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import logging
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from trivet.client.batching import Batcher
-from trivet.client.client import Client, ack_item, nack_item
+from trivet.client.client import Client
 from trivet.client.effects import default_owner
-from trivet.client.errors import (
-    ApiError,
-    EffectUncertain,
-    Forbidden,
-    InvalidArgument,
-    LeaseLost,
-    OutcomeUnknown,
-    StaleLease,
-    Unauthenticated,
-)
+from trivet.client.errors import ApiError, Forbidden, InvalidArgument, LeaseLost, Unauthenticated
 from trivet.client.keeper import LeaseKeeper
 from trivet.client.leases import Lease
 from trivet.client.runs import RunWriter
-from trivet.client.settle import item_error
-from trivet.limits import ERROR_BYTES_MAX, LEASE_BATCH_MAX, SETTLE_BATCH_MAX, WAIT_MS_MAX
+from trivet.client.settling import OnSettled, Settler, WorkerStats
+from trivet.limits import LEASE_BATCH_MAX, SETTLE_BATCH_MAX, WAIT_MS_MAX
 
 log = logging.getLogger("trivet.client.worker")
 
 Handler = Callable[[Lease], Awaitable[Any] | Any]
 """Takes the lease; what it returns becomes the message's result (None: no result). Raises to fail."""
 
-Verb = Callable[..., Awaitable[dict[str, Any]]]
-
 HOPELESS = (InvalidArgument, Unauthenticated, Forbidden)
 RECOVER_S = 0.25
 POLL_PAUSE_S = 0.5
+CANCELLED_S = 5.0
+"""How long `stop` waits for handlers that it cancelled."""
 
 
-class Reject(Exception):
-    """Raised by a handler: this message can never succeed; to the dead letters with it."""
+@dataclass(slots=True, eq=False)
+class _Job:
+    """A handler at work. It has a place until it ends, and its thread, if it has one."""
 
+    lease: Lease
+    task: asyncio.Task[None] | None = None
+    thread: asyncio.Future[Any] | None = None
+    stopped: bool = False  # by the worker: its lease is lost, or the worker stops
 
-class RetryLater(Exception):
-    """Raised by a handler: try again after `delay_ms`; counts as a failed attempt."""
-
-    def __init__(self, delay_ms: int, error: str = "") -> None:
-        super().__init__(error or f"again in {delay_ms} ms")
-        self.delay_ms = delay_ms
-
-
-@dataclass(slots=True)
-class WorkerStats:
-    """Messages since the start. `unknown`: acks whose outcome stayed unknown; `repeated`: acks answered
-    with the stored answer of an earlier attempt; `stale`: settled too late, another worker has it."""
-
-    leased: int = 0
-    acked: int = 0
-    nacked: int = 0
-    dead_lettered: int = 0
-    released: int = 0
-    lost: int = 0
-    stale: int = 0
-    unknown: int = 0
-    repeated: int = 0
-
-    def as_dict(self) -> dict[str, int]:
-        return asdict(self)
+    def stop(self) -> None:
+        self.stopped = True
+        if self.task is not None:
+            self.task.cancel()
 
 
 class Worker:
@@ -79,8 +55,9 @@ class Worker:
 
     `concurrency`: handlers at once. `prefetch`: leased messages waiting for a free handler (kept alive
     too). `lease_ms`: None takes the message's or the queue's. `wait_ms`: how long an empty queue is
-    waited on, 0 … 60 000. A plain (not async) handler runs in a thread, and cannot be stopped when its
-    lease is lost. `on_settled(lease, result, error)` is told the end of each message.
+    waited on, 0 … 60 000. A plain (not async) handler runs in a thread of the worker's own; it cannot be stopped
+    when its lease is lost, and keeps its place until it ends. `on_settled(lease, result, error)` is told the end of
+    each message; what it raises is logged.
     """
 
     def __init__(
@@ -94,56 +71,71 @@ class Worker:
         lease_ms: int | None = None,
         wait_ms: int = 10_000,
         consumer: str | None = None,
-        on_settled: Callable[[Lease, dict[str, Any] | None, Exception | None], None] | None = None,
+        on_settled: OnSettled | None = None,
     ) -> None:
         if concurrency < 1 or not 0 <= wait_ms <= WAIT_MS_MAX:
             raise ValueError(f"concurrency must be at least 1 and wait_ms 0 … {WAIT_MS_MAX}")
+        if prefetch is not None and prefetch < 0:
+            raise ValueError(f"prefetch is {prefetch}; it must be at least 0")
         self.client = client
         self.stats = WorkerStats()
         self.consumer = consumer or default_owner()
         self._queue = queue
         self._handler = handler
-        self._concurrency = concurrency
+        self._places = concurrency  # free ones
         self._prefetch = concurrency if prefetch is None else prefetch
         self._lease_ms = lease_ms
         self._wait_ms = wait_ms
-        self._on_settled = on_settled
         self._waiting: deque[Lease] = deque()
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[str, _Job] = {}
+        self._tasks: set[asyncio.Task[None]] = (
+            set()
+        )  # of those that run, and of those whose end is being told
+        self._threads = ThreadPoolExecutor(concurrency, "trivet-handler")  # starts none before it is used
         self._room = asyncio.Event()
+        self._began = False
         self._stopping = asyncio.Event()
         self._stopped = asyncio.Event()
         self._grace_s = 30.0
         self._keeper = LeaseKeeper(client, self._lost)
-        self._acks = Batcher(self._send_acks, count_max=SETTLE_BATCH_MAX, in_flight=2)
-        self._nacks = Batcher(self._send_nacks, count_max=SETTLE_BATCH_MAX, in_flight=1)
+        self._settler = Settler(client, self.stats, on_settled)
 
     # --- life ---------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Until `stop`. Raises what makes going on pointless: a wrong request, missing rights."""
+        self._began = True
         try:
             while not self._stopping.is_set():
-                room = self._concurrency + self._prefetch - len(self._running) - len(self._waiting)
+                room = self._wanted()
                 if room <= 0:
                     self._room.clear()
                     await self._or_stop(asyncio.create_task(self._room.wait()))
                     continue
-                for lease in await self._poll(min(room, LEASE_BATCH_MAX)):
+                leases = await self._poll(min(room, LEASE_BATCH_MAX))
+                for lease in leases:
                     self._take(lease)
+                if not leases and not self._wait_ms:
+                    await self._or_stop(asyncio.create_task(asyncio.sleep(POLL_PAUSE_S)))
         finally:
             self._stopping.set()
             try:
                 await self._wind_down()
             finally:
+                for job in self._running.values():
+                    job.stop()
+                self._threads.shutdown(wait=False, cancel_futures=True)
+                await self._keeper.close()
                 self._stopped.set()
 
     async def stop(self, grace_s: float = 30.0) -> None:
         """Lease nothing more, give back what was not begun, wait `grace_s` for handlers, then cancel them
-        and give theirs back too. Returns when all answers are sent."""
+        and give theirs back too. Returns when all answers are sent. A handler that goes on though it is cancelled
+        is left to itself after some seconds, and its lease to its end."""
         self._grace_s = grace_s
         self._stopping.set()
-        await self._stopped.wait()
+        if self._began:
+            await self._stopped.wait()
 
     async def _or_stop(self, task: asyncio.Task[Any]) -> bool:
         """Until the task is done (True) or the stop comes, which ends the task (False)."""
@@ -158,18 +150,23 @@ class Worker:
                 await asyncio.gather(task, return_exceptions=True)
 
     async def _wind_down(self) -> None:
-        unstarted = [*self._waiting]
-        self._waiting.clear()
-        await self._give_back(unstarted)
-        if self._running:
-            await asyncio.wait(set(self._running.values()), timeout=self._grace_s)
-        for task in list(self._running.values()):
-            task.cancel()
-        if self._running:
-            await asyncio.wait(set(self._running.values()))
-        await self._acks.drain()
-        await self._nacks.drain()
-        await self._keeper.close()
+        await self._give_back_waiting()
+        await self._ended_within(self._grace_s)
+        for job in self._running.values():
+            job.stop()
+        await self._ended_within(CANCELLED_S)
+        for job in self._running.values():
+            log.error("the handler of %s goes on though it was cancelled", job.lease.id)
+            self._keeper.drop(job.lease)
+        settling = self._tasks - {job.task for job in self._running.values()}
+        if settling:
+            await asyncio.wait(settling)
+        await self._settler.drain()
+
+    async def _ended_within(self, seconds: float) -> None:
+        tasks = {job.task for job in self._running.values() if job.task is not None}
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
 
     # --- leasing ------------------------------------------------------------------------------------
 
@@ -188,8 +185,15 @@ class Worker:
             await self._or_stop(asyncio.create_task(asyncio.sleep(POLL_PAUSE_S)))
             return []
 
-    async def _lease(self, room: int, request_id: str) -> list[Lease]:
-        return await self.client.lease(
+    def _wanted(self) -> int:
+        """How many leases there is room for. None while each place is held by a thread whose lease was lost."""
+        if not self._places and not self._running:
+            return 0
+        return self._places + self._prefetch - len(self._waiting)
+
+    async def _lease(self, room: int, request_id: str, *, to_keep: bool = True) -> list[Lease]:
+        lease = self.client.lease if to_keep else self.client.lease_unextended
+        return await lease(
             self._queue,
             self.consumer,
             max_messages=room,
@@ -202,7 +206,7 @@ class Worker:
         """A poll was cut off: the same request id brings what it may have been granted (R18)."""
         try:
             async with asyncio.timeout(RECOVER_S):
-                return await self._lease(room, request_id)
+                return await self._lease(room, request_id, to_keep=False)
         except (TimeoutError, ApiError):
             return []  # nothing was granted, or the leases end by themselves
 
@@ -213,31 +217,33 @@ class Worker:
         self._start()
 
     def _start(self) -> None:
-        while self._waiting and len(self._running) < self._concurrency and not self._stopping.is_set():
-            lease = self._waiting.popleft()
-            task = self._running[lease.token] = asyncio.create_task(self._handle(lease))
-            task.add_done_callback(partial(self._ended, lease))
+        while self._waiting and self._places and not self._stopping.is_set():
+            self._places -= 1
+            job = _Job(self._waiting.popleft())
+            self._running[job.lease.token] = job
+            job.task = asyncio.create_task(self._handle(job))
+            self._tasks.add(job.task)
+            job.task.add_done_callback(partial(self._ended, job))
         self._room.set()
-
-    def _ended(self, lease: Lease, task: asyncio.Task[None]) -> None:
-        """Here, not in `_handle`: of a task that is cancelled before its first step no line ever runs."""
-        self._keeper.drop(lease)
-        if self._running.pop(lease.token, None) is not None:
-            self._tell(lease, None, LeaseLost("the lease was lost before it was begun"))
-        self._start()
 
     def _lost(self, lease: Lease, reason: str) -> None:
         """From the keeper. A lease whose handler is through is judged by its ack alone."""
-        task = self._running.get(lease.token)
-        if task is None and lease not in self._waiting:
+        job = self._running.get(lease.token)
+        if job is None and lease not in self._waiting:
             return
         self.stats.lost += 1
         log.warning("lease of %s lost: %s", lease.id, reason)
-        if task is not None:
-            task.cancel()
+        if job is not None:
+            job.stop()
         else:
             self._waiting.remove(lease)
-            self._tell(lease, None, LeaseLost(f"{reason} before it was begun"))
+            self._room.set()
+            self._settler.tell(lease, None, LeaseLost(f"{reason} before it was begun"))
+
+    async def _give_back_waiting(self) -> None:
+        unstarted = [*self._waiting]
+        self._waiting.clear()
+        await self._give_back(unstarted)
 
     async def _give_back(self, leases: list[Lease]) -> None:
         for lease in leases:
@@ -253,108 +259,97 @@ class Worker:
 
     # --- handling -----------------------------------------------------------------------------------
 
-    async def _handle(self, lease: Lease) -> None:
+    async def _handle(self, job: _Job) -> None:
+        """What the handler does, and then the end of its message. The next one begins before that is told."""
+        result: Any = None
+        error: BaseException | None = None
+        try:
+            result = await self._work(job)
+        except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - it becomes the message's error
+            error = raised
+        self._leave(job)
+        if isinstance(error, asyncio.CancelledError) and (job.stopped or self._stopping.is_set()):
+            await self._cancelled(job.lease)
+        elif error is not None:
+            await self._tell_rest(job.lease)
+            await self._settler.failed(job.lease, error)
+        else:
+            await self._settler.succeeded(job.lease, result)
+
+    async def _work(self, job: _Job) -> Any:
+        lease = job.lease
         lease.reporter = self.client.progress
         if lease.run_id is not None:
             lease.writer = RunWriter(self.client, lease.run_id, lease.token)
-        try:
-            if inspect.iscoroutinefunction(self._handler):
-                result = await self._handler(lease)
-            else:
-                result = await asyncio.to_thread(self._handler, lease)
-                if inspect.isawaitable(result):
-                    result = await result
-            if lease.writer is not None:
-                await lease.writer.close()  # what it told stands before its end
-        except asyncio.CancelledError:
-            self._running.pop(lease.token, None)
-            await self._cancelled(lease)
-        except Exception as error:  # noqa: BLE001 - the handler's own: it becomes the message's error
-            await self._tell_rest(lease)
-            self._running.pop(lease.token, None)
-            self._start()
-            await self._failed(lease, error)
+        if inspect.iscoroutinefunction(self._handler):
+            result = await self._handler(lease)
         else:
-            self._running.pop(lease.token, None)
-            self._start()
-            await self._succeeded(lease, result)
+            result = await self._in_thread(job)
+            if inspect.isawaitable(result):
+                result = await result
+        if lease.writer is not None:
+            await lease.writer.close()  # what it told stands before its end
+        return result
+
+    async def _in_thread(self, job: _Job) -> Any:
+        """In the worker's own threads: the loop's are few, and what opens connections may need them."""
+        call = partial(_caught, contextvars.copy_context(), self._handler, job.lease)
+        job.thread = asyncio.get_running_loop().run_in_executor(self._threads, call)
+        result, error = await asyncio.shield(job.thread)
+        if error is not None:
+            raise error
+        return result
+
+    def _leave(self, job: _Job) -> None:
+        """Its place is free, once its thread is through."""
+        del self._running[job.lease.token]
+        if job.thread is None or job.thread.done():
+            self._free_place()
+            return
+        job.thread.add_done_callback(self._free_place)
+        if not self._running and not self._places:
+            log.error("no place is free: the handlers of lost leases do not end")
+            self._later(self._give_back_waiting())
+
+    def _free_place(self, thread: asyncio.Future[Any] | None = None) -> None:
+        self._places += 1
+        self._start()
+
+    def _ended(self, job: _Job, task: asyncio.Task[None]) -> None:
+        """Of a task that is cancelled before its first step no line ever ran."""
+        self._tasks.discard(task)
+        self._keeper.drop(job.lease)
+        if self._running.get(job.lease.token) is job:
+            self._leave(job)
+            if job.lease.lost:
+                self._settler.tell(job.lease, None, LeaseLost("the lease was lost before it was begun"))
+        if not task.cancelled() and task.exception() is not None:
+            log.error("the handler of %s ended the worker's task", job.lease.id, exc_info=task.exception())
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _tell_rest(self, lease: Lease) -> None:
         """What a handler told before it failed is told, if it can be."""
         if lease.writer is not None:
             try:
                 await lease.writer.close()
-            except ApiError as error:
+            except Exception as error:  # noqa: BLE001 - the message's own end matters more
                 log.warning("events of %s were not told: %s", lease.id, error)
 
     async def _cancelled(self, lease: Lease) -> None:
         if lease.lost:
-            self._tell(lease, None, LeaseLost("the lease was lost while the handler ran"))
+            self._settler.tell(lease, None, LeaseLost("the lease was lost while the handler ran"))
         else:
             await self._give_back([lease])
-            self._tell(lease, None, None)
+            self._settler.tell(lease, None, None)
 
-    async def _succeeded(self, lease: Lease, result: Any) -> None:
-        try:
-            answer = await self._acks.submit(ack_item(lease, result, ()))
-        except StaleLease as error:
-            self.stats.stale += 1
-            self._tell(lease, None, error)
-        except OutcomeUnknown as error:
-            self.stats.unknown += 1
-            self._tell(lease, None, error)
-        except ApiError as error:
-            await self._failed(lease, error)
-        else:
-            self.stats.acked += 1
-            self.stats.repeated += bool(answer.get("repeated"))
-            self._tell(lease, answer, None)
 
-    async def _failed(self, lease: Lease, error: Exception) -> None:
-        if isinstance(error, LeaseLost | StaleLease):
-            self.stats.stale += 1
-            self._tell(lease, None, error)
-            return
-        text = f"{type(error).__name__}: {error}".encode()[:ERROR_BYTES_MAX].decode("utf-8", "ignore")
-        dead = isinstance(error, EffectUncertain | Reject)
-        delay_ms = error.delay_ms if isinstance(error, RetryLater) else None
-        try:
-            answer = await self._nacks.submit(nack_item(lease, text, delay_ms, dead))
-        except ApiError as refused:
-            log.warning("nack of %s failed (its lease will expire): %s", lease.id, refused)
-            self._tell(lease, None, refused)
-            return
-        self.stats.dead_lettered += answer["status"] == "dead"
-        self.stats.nacked += answer["status"] == "nacked"
-        self._tell(lease, answer, error)
-
-    def _tell(self, lease: Lease, result: dict[str, Any] | None, error: Exception | None) -> None:
-        if self._on_settled is not None:
-            self._on_settled(lease, result, error)
-
-    # --- answers ------------------------------------------------------------------------------------
-
-    async def _send_acks(self, items: Sequence[Any]) -> Sequence[Any]:
-        return await self._send(self.client.ack_many, items)
-
-    async def _send_nacks(self, items: Sequence[Any]) -> Sequence[Any]:
-        return await self._send(self.client.nack_many, items)
-
-    async def _send(self, verb: Verb, items: Sequence[Any]) -> Sequence[Any]:
-        try:
-            answer = await verb(items, strict=False)
-        except ApiError as error:
-            if len(items) == 1 or error.status not in (400, 413):
-                raise
-            return [one for item in items for one in await self._alone(verb, item)]
-        results = answer["results"]
-        # One request, one stored answer: `repeated` of the whole is true of each item.
-        whole = {"repeated": True} if answer.get("repeated") else {}
-        return [item_error(one, results) or {**whole, **one} for one in results]
-
-    async def _alone(self, verb: Verb, item: Any) -> Sequence[Any]:
-        """A batch was refused for one item's fault: find it."""
-        try:
-            return await self._send(verb, [item])
-        except ApiError as error:
-            return [error]
+def _caught(context: contextvars.Context, handler: Handler, lease: Lease) -> tuple[Any, BaseException | None]:
+    """What it returned, or raised: some exceptions do not pass through a future (StopIteration)."""
+    try:
+        return context.run(handler, lease), None
+    except BaseException as error:  # noqa: BLE001 - raised again where the thread's future is awaited
+        return None, error

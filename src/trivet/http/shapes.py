@@ -220,6 +220,7 @@ class Leased(Struct, kw_only=True):
     messages: list[LeasedMessage]
     now_ms: int
     lost: int | UnsetType = UNSET
+    lease_ms: list[int] | UnsetType = UNSET
 
 
 # --- settling -----------------------------------------------------------------------------------------

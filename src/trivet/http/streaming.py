@@ -38,8 +38,8 @@ _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 def is_stream(raw_path: str) -> bool:
     """Whether a GET of this path may be answered by a stream: aiohttp has to write it."""
-    path = raw_path.partition("?")[0]
-    return path.startswith("/v1/runs/") and path.endswith("/events")
+    path = raw_path.partition("?")[0].strip("/")  # as the router does
+    return path.startswith("v1/runs/") and path.endswith("/events")
 
 
 class Place:

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trivet.errors import TrivetError
 from trivet.limits import ANSWER_BYTES_MAX, PARKED_POLLS_MAX
@@ -66,10 +66,19 @@ class _Poll:
     news: int = 0
 
 
-def show_leases(machine: Machine, answer: Answer) -> list[views.PlainLease | dict[str, Any]]:
+class ShownLeases(NamedTuple):
+    """`lengths_ms`: of a repeated answer, whose leases have less left than their lengths."""
+
+    messages: list[views.PlainLease | dict[str, Any]]
+    lengths_ms: list[int] | None
+
+
+def show_leases(machine: Machine, answer: Answer) -> ShownLeases:
     """What the grants show of their messages, read right after their entry (a grant may be gone again)."""
     assert isinstance(answer.reply, Leased)
-    return views.leases(machine, answer.reply.grants)
+    grants = answer.reply.grants
+    lengths_ms = views.lease_lengths_ms(machine, grants) if answer.repeated else None
+    return ShownLeases(views.leases(machine, grants), lengths_ms)
 
 
 class Waiters:
@@ -136,7 +145,7 @@ class Waiters:
             if committed is None and not confirmed:
                 await self._broker.read(lambda machine: self._check_queues(machine, ask))
             return committed
-        except asyncio.CancelledError:
+        except BaseException:  # an error may come in the turn in which it entered: nobody waits then
             self._gone(poll, caller)
             raise
 

@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from tests.unit.client.fake import FakeNode
-from trivet.client import Client, RetryPolicy
+from trivet.client import Client, RetryPolicy, Worker
 
 NO_REQUEST: Any = None  # a scripted refusal does not look at it
 FAST = RetryPolicy(
@@ -46,11 +46,13 @@ class Desk:
         return [body for one, body in self.calls if one == name]
 
 
-def drive(desk: Desk, test: Callable[[Client], Awaitable[Any]]) -> Any:
+def drive(
+    desk: Desk, test: Callable[[Client], Awaitable[Any]], *, policy: RetryPolicy | None = None, **options: Any
+) -> Any:
     async def run() -> Any:
         await desk.node.start()
         try:
-            async with Client([desk.node.url], retry=FAST) as client:
+            async with Client([desk.node.url], retry=policy or FAST, **options) as client:
                 return await test(client)
         finally:
             await desk.node.stop()
@@ -97,3 +99,14 @@ async def after(seconds: float, answer: dict[str, Any]) -> web.StreamResponse:
     await asyncio.sleep(seconds)
     packed = msgspec.msgpack.encode(answer)
     return web.Response(body=packed, content_type="application/msgpack", headers={"Trivet-Node": "fake"})
+
+
+async def work(client: Client, handler: Any, until: Callable[[Worker], bool], **options: Any) -> Worker:
+    worker = Worker(client, "q", handler, wait_ms=5000, **options)
+    running = asyncio.create_task(worker.run())
+    async with asyncio.timeout(5):
+        while not until(worker):  # noqa: ASYNC110 - a count has no event
+            await asyncio.sleep(0.002)
+    await worker.stop(grace_s=1)
+    await running
+    return worker

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.client.fake import FakeNode, answer, problem
-from trivet.client import BlockingClient, Client, QueueNotFound, RetryPolicy
+from tests.unit.client.fake import FakeNode, answer, problem, silent
+from trivet.client import BlockingClient, Client, OutcomeUnknown, QueueNotFound, RetryPolicy
 
 
 @pytest.fixture
@@ -49,6 +51,43 @@ def test_every_method_of_the_client_is_there() -> None:
     wanted = {name for name, _ in inspect.getmembers(Client, inspect.iscoroutinefunction) if name[0] != "_"}
     assert {name for name in wanted if not callable(getattr(BlockingClient, name, None))} == set()
     assert not any(inspect.iscoroutinefunction(getattr(BlockingClient, name)) for name in wanted)
+
+
+def test_a_call_of_another_thread_ends_when_the_client_is_closed(node: FakeNode) -> None:
+    node.steps = [silent()]
+    client = BlockingClient([node.url], retry=RetryPolicy(total_s=30))
+    ends: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            client.enqueue("mail", 1)
+        except OutcomeUnknown as error:
+            ends.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    while not node.seen:
+        time.sleep(0.005)
+    client.close()
+    thread.join(5)
+    assert not thread.is_alive() and len(ends) == 1
+
+
+def test_an_interrupted_thread_ends_its_call(node: FakeNode) -> None:
+    node.steps = [silent()]
+    with BlockingClient([node.url], retry=RetryPolicy(total_s=30)) as client:
+        events = client.run_events("r")
+        before = signal.signal(signal.SIGALRM, interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            with pytest.raises(KeyboardInterrupt):
+                next(events)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+
+
+def interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_closing_twice_is_fine(node: FakeNode) -> None:

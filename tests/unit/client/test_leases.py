@@ -12,13 +12,7 @@ from aiohttp import web
 
 from tests.unit.client.desk import GRANTED, Desk, after, all_status, drive, empty_poll, granted
 from tests.unit.client.fake import FakeNode, reset
-from trivet.client import (
-    Client,
-    EffectUncertain,
-    Happened,
-    LeaseLost,
-    NotPerformed,
-)
+from trivet.client import Client, EffectUncertain, Happened, Lease, LeaseLost, NotPerformed, RetryPolicy
 from trivet.client.keeper import LeaseKeeper
 
 # --- the lease ----------------------------------------------------------------------------------------
@@ -128,6 +122,99 @@ def test_a_lease_nobody_extends_is_lost_when_its_time_is_over_not_when_the_retri
         await keeper.close()
 
     drive(desk, test)
+
+
+def test_a_lease_ends_while_the_extension_of_another_is_tried_again_and_again() -> None:
+    """A keeper that waited for the one answer once left a handler at work for the whole retry time."""
+    long, short = granted(1, lease_ms=600), granted(1, lease_ms=300, first=1)
+    answers = [long, short]
+    desk = Desk(extend=lambda body: empty_poll(), lease=lambda body: answers.pop())
+
+    async def test(client: Client) -> None:
+        lost: dict[str, float] = {}
+        keeper = LeaseKeeper(client, lambda lease, why: lost.setdefault(lease.id, time.monotonic()))
+        leases = [*await client.lease("q", "w"), *await client.lease("q", "w")]
+        for lease in leases:
+            keeper.hold(lease)
+        async with asyncio.timeout(2):
+            while len(lost) < 2:  # noqa: ASYNC110 - a count has no event
+                await asyncio.sleep(0.005)
+        assert all(0 <= lost[one.id] - one.trusted_until_s < 0.1 for one in leases)
+        await keeper.close()
+
+    drive(desk, test, policy=RetryPolicy(total_s=6, attempt_s=6, attempt_max_s=6))
+
+
+@pytest.mark.parametrize("wrong", [{}, {"results": []}, {"results": [{"status": "extended"}] * 3}])
+def test_the_keeper_outlives_wrong_answers_and_callbacks_that_raise(wrong: dict[str, Any]) -> None:
+    answers = [granted(2, lease_ms=200), granted(1, lease_ms=200, first=2)]
+    disowned = {"t0"}
+
+    def extend(body: Any) -> dict[str, Any]:
+        tokens = [one["lease_token"] for one in body["extensions"]]
+        if "t2" in tokens and len(desk.sent("extend")) < 3:
+            return wrong
+        return {"results": [{"status": "stale_lease" if one in disowned else "extended"} for one in tokens]}
+
+    desk = Desk(extend=extend, lease=lambda body: answers.pop(0))
+
+    async def test(client: Client) -> None:
+        lost: list[str] = []
+
+        def tell(lease: Lease, why: str) -> None:
+            lost.append(lease.id)
+            raise RuntimeError("a broken callback")
+
+        keeper = LeaseKeeper(client, tell)
+        for _ in range(2):
+            for lease in await client.lease("q", "w", max_messages=2):
+                keeper.hold(lease)
+        await asyncio.sleep(0.6)
+        assert lost == ["m0"] and len(keeper) == 2
+        await keeper.close()
+
+    drive(desk, test)
+
+
+def test_a_message_that_was_cancelled_meanwhile_is_lost_at_once() -> None:
+    desk = Desk(
+        lease=lambda body: after(0.15, granted(1, lease_ms=200)),
+        extend=all_status("extended", "extensions", cancelled=True),
+    )
+
+    async def test(client: Client) -> None:
+        told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        (lease,) = await client.lease("q", "w", wait_ms=1000)
+        keeper = LeaseKeeper(client, lambda lease, why: told.set_result(why))
+        keeper.hold(lease)
+        async with asyncio.timeout(0.08):
+            assert await told == "cancelled"
+        await keeper.close()
+
+    drive(desk, test)
+
+
+def test_leases_that_may_be_trusted_are_not_held_back_until_they_may_not() -> None:
+    desk = Desk(lease=lambda body: after(0.3, granted(1, lease_ms=500)), extend=lambda body: empty_poll())
+
+    async def test(client: Client) -> None:
+        began = client.clock.monotonic()
+        (lease,) = await client.lease("q", "w", wait_ms=1000)
+        assert client.clock.monotonic() - began < 0.5 and lease.remaining_s() > 0
+
+    drive(desk, test, policy=RetryPolicy())
+
+
+def test_of_a_repeated_answer_the_lease_is_as_long_as_it_was() -> None:
+    again = {**granted(1, lease_ms=300), "repeated": True, "lease_ms": [10_000]}
+    desk = Desk(lease=lambda body: again, extend=all_status("extended", "extensions"))
+
+    async def test(client: Client) -> None:
+        (lease,) = await client.lease("q", "w")
+        assert lease.lease_ms == 10_000 and 5 < lease.remaining_s() <= 10
+
+    drive(desk, test)
+    assert desk.sent("extend")[0]["extensions"] == [{"lease_token": "t0", "lease_ms": 10_000}]
 
 
 # --- the guard ----------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from tests.unit.client.desk import (
     empty_poll,
     granted,
     once,
+    work,
 )
 from tests.unit.client.fake import problem
 from trivet.client import (
@@ -29,18 +29,6 @@ from trivet.client import (
     Worker,
 )
 from trivet.client.errors import Forbidden
-
-
-async def work(client: Client, handler: Any, until: Callable[[Worker], bool], **options: Any) -> Worker:
-    worker = Worker(client, "q", handler, wait_ms=5000, **options)
-    running = asyncio.create_task(worker.run())
-    async with asyncio.timeout(5):
-        while not until(worker):  # noqa: ASYNC110 - a count has no event
-            await asyncio.sleep(0.002)
-    await worker.stop(grace_s=1)
-    await running
-    return worker
-
 
 # --- the worker ---------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import aiohttp.web
 import pytest
+import yarl
 
 from tests.loopback import Loopback, serving
 from trivet.client.runs import RunEvent, read_stream
@@ -368,5 +369,20 @@ def test_forward_mode_asks_the_leader_and_streams_itself(monkeypatch: pytest.Mon
                 async with await asked as response:
                     assert response.headers["Trivet-Node"] == "n1"
                     assert [event.id for event in await take(events_of(response), 1)] == [1]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("path", [PATH, PATH + "/", "/" + PATH])
+def test_a_stream_is_one_however_its_path_is_written(path: str) -> None:
+    """The quick way writes whole answers: what the router takes for a stream must not come there."""
+
+    async def story() -> None:
+        node = Following()
+        async with serving(node) as url, aiohttp.ClientSession() as http:
+            node.make_run()
+            async with http.get(yarl.URL(url + path, encoded=True)) as response:
+                assert response.status == 200 and response.content_type == "text/event-stream"
+                assert [event.id for event in await take(events_of(response), 1)] == [1]
 
     asyncio.run(story())
