@@ -67,7 +67,8 @@ class Found:
     fill_per_second: float = 0
     fill: dict[str, Hold] = field(default_factory=dict)
     snapshot_s: float = 0
-    snapshot: dict[str, Hold] = field(default_factory=dict)
+    snapshot: dict[str, Hold] = field(default_factory=dict)  # of all nodes at once
+    snapshot_alone: dict[str, Hold] = field(default_factory=dict)  # of one node after the other
     restart_one_s: float = 0
     restart_all_s: float = 0
     restart_all_write_s: float = 0  # until the first enqueue after it is acknowledged
@@ -174,8 +175,9 @@ async def watched(cluster: LocalCluster, http: aiohttp.ClientSession, work: Any)
     return {name: await watch.end() for name, watch in watches.items()}
 
 
-async def snapshots(cluster: LocalCluster, http: aiohttp.ClientSession) -> None:
-    """One on each node, all at the same time: worse than it comes by itself."""
+async def snapshots(cluster: LocalCluster, http: aiohttp.ClientSession, nodes: list[LocalNode]) -> None:
+    """One on each, all at the same time. One that is under way counts, and another is not begun beside it: call it
+    once before the one that is measured."""
 
     async def taken(node: LocalNode) -> int:
         async with http.get(node.api + "/metrics") as answer:
@@ -183,14 +185,20 @@ async def snapshots(cluster: LocalCluster, http: aiohttp.ClientSession) -> None:
         assert match is not None
         return int(float(match[1]))
 
-    before = {node.id: await taken(node) for node in cluster.nodes}
-    for node in cluster.nodes:
-        async with http.post(node.api + "/v1/cluster/snapshot") as answer:
-            assert answer.status == 202, await answer.text()
+    async with Client(cluster.apis, retry=RetryPolicy(total_s=40)) as client:
+        await client.put_queue("news")  # an entry: a snapshot of nothing new is not taken
+    left = {node.id: (node, await taken(node)) for node in nodes}
     async with asyncio.timeout(120):
-        for node in cluster.nodes:
-            while await taken(node) == before[node.id]:  # noqa: ASYNC110 (another process: only asking tells)
-                await asyncio.sleep(0.25)
+        while left:
+            for node, before in list(left.values()):
+                if await taken(node) > before:
+                    del left[node.id]
+                    continue
+                async with http.post(
+                    node.api + "/v1/cluster/snapshot"
+                ) as answer:  # no second one while it runs
+                    assert answer.status == 202, await answer.text()
+            await asyncio.sleep(0.25)
 
 
 def resident(cluster: LocalCluster) -> dict[str, float]:
@@ -217,10 +225,14 @@ async def measure(directory: Path, messages: int, size: int, nodes: int) -> Foun
             print(f"filled at {found.fill_per_second:,.0f}/s; RSS {found.rss_mb}", flush=True)
             await asyncio.sleep(SETTLE_S)
             found.settled_rss_mb = resident(cluster)
+            await snapshots(cluster, http, cluster.nodes)
             began_s = time.monotonic()
-            found.snapshot = await watched(cluster, http, snapshots(cluster, http))
+            found.snapshot = await watched(cluster, http, snapshots(cluster, http, cluster.nodes))
             found.snapshot_s = round(time.monotonic() - began_s, 2)
             found.snapshot_rss_mb = resident(cluster)
+            for node in cluster.nodes:
+                holds = await watched(cluster, http, snapshots(cluster, http, [node]))
+                found.snapshot_alone[node.id] = holds[node.id]
         found.disk_mb = {node.id: round(disk_mb(node.data_dir)) for node in cluster.nodes}
         print(f"snapshots in {found.snapshot_s} s; RSS {found.snapshot_rss_mb}", flush=True)
         leader = await cluster.wait_for_leader()
@@ -259,13 +271,6 @@ def lines(found: Found) -> list[tuple[str, str, bool]]:
     """What, measured, reached."""
     rss = max(*found.rss_mb.values(), *found.settled_rss_mb.values(), *found.snapshot_rss_mb.values())
     rss = max(rss, *found.restarted_rss_mb.values())
-    turns = sum(hold.turns for hold in found.snapshot.values())
-    long = sum(hold.over["10"] for hold in found.snapshot.values())
-    longest = sum(hold.over.get("20", hold.over["25"]) for hold in found.snapshot.values())
-    beats = " ".join(f"{hold.beat_p999_ms:.0f}/{hold.beat_max_ms:.0f}" for hold in found.snapshot.values())
-    waits = " ".join(
-        f"{hold.waited_s / (hold.waited_s + hold.ran_s):.0%}" for hold in found.snapshot.values()
-    )
     per_message = (rss - max(found.idle_rss_mb.values())) * 1024 * 1024 / found.messages
     return [
         (
@@ -284,13 +289,24 @@ def lines(found: Found) -> list[tuple[str, str, bool]]:
             f" {list(found.restart_cpu_s.values())})",
             found.restart_all_write_s <= RESTART_S_MAX,
         ),
-        (
-            f"loop hold in snapshots: p99.9 ≤ {HOLD_MS_MAX[0]} ms",
-            f"{long} of {turns} turns longer; /livez p99.9/max ms {beats}; ready without a core for {waits}",
-            long <= turns / 1000,
-        ),
-        (f"— none above {HOLD_MS_MAX[1]} ms", f"{longest} turns longer", longest == 0),
+        held("one node's snapshot", list(found.snapshot_alone.values())),
+        held("all nodes' at once", list(found.snapshot.values())),
     ]
+
+
+def held(when: str, holds: list[Hold]) -> tuple[str, str, bool]:
+    turns = sum(hold.turns for hold in holds)
+    long = sum(hold.over["10"] for hold in holds)
+    longest = sum(hold.over.get("20", hold.over["25"]) for hold in holds)
+    beats = " ".join(f"{hold.beat_p999_ms:.0f}/{hold.beat_max_ms:.0f}" for hold in holds)
+    waits = " ".join(f"{hold.waited_s / (hold.waited_s + hold.ran_s):.0%}" for hold in holds)
+    usual, most = HOLD_MS_MAX
+    return (
+        f"loop hold in {when}: p99.9 ≤ {usual} ms, all ≤ {most}",
+        f"{long} of {turns} turns above {usual}, {longest} above {most}; /livez p99.9/max ms {beats}; ready without a"
+        f" core for {waits}",
+        long <= turns / 1000 and not longest,
+    )
 
 
 def main() -> int:

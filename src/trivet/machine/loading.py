@@ -8,8 +8,6 @@ machine loaded with and without this, are compared by a test.
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from trivet.machine.core import Machine
 from trivet.machine.persistent import MessageData
 from trivet.machine.state import READY, Message, Queue, ready_order, stored_bytes
@@ -94,8 +92,7 @@ class Loader:
         m = self._machine
         numbers = [message.number for message in made]
         m.messages.add_many(numbers, made)
-        for message in made:
-            queue.index.add(message.number, message)
+        queue.index.add_many(numbers, made)
         size = sum(message.size for message in made)
         queue.counts[READY] += len(made)
         queue.waiting_bytes += size
@@ -103,7 +100,7 @@ class Loader:
         places = [message.place for message in made]
         keys = [message.ready_key for message in made]
         for heap, wanted in ((queue.ages, places), (queue.ready, keys)):
-            if all(one < other for one, other in pairwise(wanted)):
+            if wanted == sorted(wanted):  # they are unique
                 heap.push_run(wanted, made)
             else:
                 for key, message in zip(wanted, made, strict=True):

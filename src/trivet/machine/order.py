@@ -207,6 +207,20 @@ class Index(Generic[R]):
             return
         self._insert(number, record)
 
+    def add_many(self, numbers: list[int], records: Sequence[R]) -> None:
+        """`add` each, at least one; in one step where they ascend behind the last and its chunk has room."""
+        maxes = self._maxes
+        room = CHUNK - len(self._numbers[-1]) if maxes else 0
+        if room < len(numbers) or numbers[0] < maxes[-1] or numbers != sorted(numbers):
+            for number, record in zip(numbers, records, strict=True):
+                self.add(number, record)
+            return
+        self._numbers[-1].extend(numbers)
+        self._records[-1].extend(records)
+        self._lives[-1] += len(numbers)
+        maxes[-1] = numbers[-1]
+        self.live += len(numbers)
+
     def add_run(self, first: int, records: Sequence[R]) -> None:
         """Add records under consecutive numbers from `first`, above all that are or were in use."""
         assert not self._maxes or first > self._maxes[-1]

@@ -243,20 +243,21 @@ class SnapshotReader:
         """Hand over the whole records of the stream; False when the time ran out before the last."""
         stream, at, have = self._stream, self._stream_at, len(self._stream)
         unpack, take, counts = _RECORD.unpack_from, self._taker.add, self._counts
-        while (start := at + _RECORD.size) <= have:
-            table, length = unpack(stream, at)
-            if length > RECORD_BYTES_MAX:
-                raise ValueError(f"snapshot record of {length} bytes, the most is {RECORD_BYTES_MAX}")
-            end = start + length
-            if end > have:
-                break
-            data = bytes(stream[start:end])
-            counts[table] = counts.get(table, 0) + 1
-            self._digest += record_digest(table, data)
-            take(table, data)
-            self._stream_at = at = end
-            if out_of_time():
-                return False
+        with memoryview(stream) as view:  # a slice of the bytearray itself would be copied twice
+            while (start := at + _RECORD.size) <= have:
+                table, length = unpack(stream, at)
+                if length > RECORD_BYTES_MAX:
+                    raise ValueError(f"snapshot record of {length} bytes, the most is {RECORD_BYTES_MAX}")
+                end = start + length
+                if end > have:
+                    break
+                data = bytes(view[start:end])
+                counts[table] = counts.get(table, 0) + 1
+                self._digest += record_digest(table, data)
+                take(table, data)
+                self._stream_at = at = end
+                if out_of_time():
+                    return False
         del stream[:at]
         self._stream_at = 0
         return True

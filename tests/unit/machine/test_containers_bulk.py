@@ -87,6 +87,28 @@ def test_an_index_filled_and_emptied_in_runs(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
+def test_an_index_takes_what_ascends_and_what_does_not(seed: int) -> None:
+    rng = Random(seed)
+    numbers = rng.sample(range(1, 100_000), 5000)
+    for start in range(0, 3000, 100):
+        numbers[start : start + 100] = sorted(numbers[start : start + 100])
+    numbers[:1500] = sorted(numbers[:1500])
+    many: Index[int] = Index()
+    one: Index[int] = Index()
+    at = 0
+    while at < len(numbers):
+        part = numbers[at : at + rng.choice((1, 64, 64, CHUNK, CHUNK + 1))]
+        at += len(part)
+        many.add_many(part, part)
+        for number in part:
+            one.add(number, number)
+        assert list(many.after(0)) == list(one.after(0)) and many.live == one.live == at
+    for number in numbers:
+        many.discard(number)
+    assert many.live == 0 and list(many.after(0)) == []
+
+
+@pytest.mark.parametrize("seed", range(5))
 def test_a_table_filled_and_emptied_in_runs(seed: int) -> None:
     rng = Random(seed)
     table: NumberTable[int] = NumberTable()
