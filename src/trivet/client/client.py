@@ -153,7 +153,7 @@ class Client(Admin, Effects, Flows, Runs, Schedules, Topics):
             path = at("lease")
             body["queues"] = list(queue)
         result = await self.session.call("POST", path, body, request_id=request_id, wait_ms=wait_ms)
-        return Leases(result.data, result.sent_at_s, self.clock)
+        return Leases(result.data, result.sent_at_s, self.clock, lease_ms)
 
     async def _freshen(self, leases: Leases) -> None:
         """They are trusted from the send time on (R35), and a poll may wait longer than a lease is: an extension has

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from trivet.client.runs import RunWriter
 
 
+REPEATED_MS_MIN = 1000
+"""As long as this a lease becomes at least that came with a repeated answer, once it is extended: by what was left of
+it, it would be extended again and again."""
+
+
 class Lease:
     """One message under a lease. `trusted_until_s` is on the client's monotonic clock: the send time of
     the request that granted or extended it, plus the length granted (R35). After it another worker may
@@ -29,14 +34,10 @@ class Lease:
         "writer",
     )
 
-    def __init__(
-        self, data: dict[str, Any], now_ms: int, sent_at_s: float, clock: Clock, lease_ms: int | None = None
-    ) -> None:
-        """`lease_ms`: the whole length, where it is not what is left."""
+    def __init__(self, data: dict[str, Any], now_ms: int, sent_at_s: float, clock: Clock) -> None:
         self.data = data
-        left_ms = max(1, int(data["lease_expires_at_ms"]) - now_ms)
-        self.lease_ms = lease_ms or left_ms
-        self.trusted_until_s = sent_at_s + left_ms / 1000
+        self.lease_ms = max(1, int(data["lease_expires_at_ms"]) - now_ms)
+        self.trusted_until_s = sent_at_s + self.lease_ms / 1000
         self.cancelled = False
         self.lost = False
         self.effects: list[dict[str, Any]] = []  # committed together with the ack
@@ -125,15 +126,20 @@ class Leases(list[Lease]):
     """What one lease request got. `lost`: its grants that are no longer live (a repeated request, R18, or one that
     waited long)."""
 
-    def __init__(self, answer: dict[str, Any], sent_at_s: float, clock: Clock) -> None:
-        now_ms, messages = int(answer["now_ms"]), answer["messages"]
-        lengths_ms = answer.get("lease_ms") or [None] * len(messages)
-        super().__init__(
-            Lease(one, now_ms, sent_at_s, clock, length_ms)
-            for one, length_ms in zip(messages, lengths_ms, strict=True)
-        )
+    def __init__(
+        self, answer: dict[str, Any], sent_at_s: float, clock: Clock, lease_ms: int | None = None
+    ) -> None:
+        """`lease_ms`: what was asked for."""
+        now_ms = int(answer["now_ms"])
+        super().__init__(Lease(one, now_ms, sent_at_s, clock) for one in answer["messages"])
         self.lost = int(answer.get("lost", 0))
         self.repeated = bool(answer.get("repeated", False))
+        if self.repeated:
+            # Only what is left is told. They were given after the request was sent, so at most by the time since
+            # then they were longer.
+            passed_ms = int((clock.monotonic() - sent_at_s) * 1000)
+            for lease in self:
+                lease.lease_ms = lease_ms or max(REPEATED_MS_MIN, lease.lease_ms + passed_ms)
 
 
 def token_of(lease: Lease | str) -> str:

@@ -226,11 +226,10 @@ async def _lease(call: Call, given: s.LeaseIn, names: tuple[str, ...]) -> Reply:
         return call.reply(200, nothing)
     reply = committed.answer.reply
     assert isinstance(reply, Leased)
-    told: dict[str, Any] = {"messages": bulk.leased(committed.shown.messages, call.accept)}
+    told: dict[str, Any] = {"messages": bulk.leased(committed.shown, call.accept)}
     told["now_ms"] = reply.now_ms
     if committed.answer.repeated:
         told["lost"] = reply.lost
-        told["lease_ms"] = committed.shown.lengths_ms
     transport = call.request.transport
     if transport is None or transport.is_closing():
         services.waiters.release(ask, committed)  # nobody is left to hear of these leases (R26)

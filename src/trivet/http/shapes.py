@@ -220,7 +220,6 @@ class Leased(Struct, kw_only=True):
     messages: list[LeasedMessage]
     now_ms: int
     lost: int | UnsetType = UNSET
-    lease_ms: list[int] | UnsetType = UNSET
 
 
 # --- settling -----------------------------------------------------------------------------------------

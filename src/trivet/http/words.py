@@ -119,7 +119,6 @@ FIELDS = {
     "lost": "Of a repeated lease request: how many of its leases have ended since.",
     "lease_token": "The lease: opaque, new for each.",
     "lease_expires_at_ms": "When the lease ends.",
-    "Leased.lease_ms": "Of a repeated lease request: how long each lease was when it was last given; less is left.",
     "cancelled": "Somebody cancelled it while it is leased.",
     "started_at_ms": "When it was leased.",
     "ended_at_ms": "When the lease ended; absent while it is leased.",

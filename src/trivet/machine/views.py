@@ -166,12 +166,6 @@ PlainLease = tuple[int, str, bytes, int, int, int, int, int, bytes, int, int]
 fence, mac, enqueued_at_ms, lease_expires_at_ms."""
 
 
-def lease_lengths_ms(m: Machine, grants: Iterable[Grant]) -> list[int]:
-    """How long the leases of `leases` are, from when they were last given."""
-    found = (m.live_lease(grant.fence) for grant in grants)
-    return [one.lease.length_ms for one in found if one is not None and one.lease is not None]
-
-
 def leases(m: Machine, grants: Iterable[Grant]) -> list[PlainLease | dict[str, Any]]:
     """`leased` of each grant that is live; most of them in the short form."""
     shown: list[PlainLease | dict[str, Any]] = []

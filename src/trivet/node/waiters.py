@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from trivet.errors import TrivetError
 from trivet.limits import ANSWER_BYTES_MAX, PARKED_POLLS_MAX
@@ -66,19 +66,10 @@ class _Poll:
     news: int = 0
 
 
-class ShownLeases(NamedTuple):
-    """`lengths_ms`: of a repeated answer, whose leases have less left than their lengths."""
-
-    messages: list[views.PlainLease | dict[str, Any]]
-    lengths_ms: list[int] | None
-
-
-def show_leases(machine: Machine, answer: Answer) -> ShownLeases:
+def show_leases(machine: Machine, answer: Answer) -> list[views.PlainLease | dict[str, Any]]:
     """What the grants show of their messages, read right after their entry (a grant may be gone again)."""
     assert isinstance(answer.reply, Leased)
-    grants = answer.reply.grants
-    lengths_ms = views.lease_lengths_ms(machine, grants) if answer.repeated else None
-    return ShownLeases(views.leases(machine, grants), lengths_ms)
+    return views.leases(machine, answer.reply.grants)
 
 
 class Waiters:

