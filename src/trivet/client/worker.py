@@ -88,9 +88,7 @@ class Worker:
         self._wait_ms = wait_ms
         self._waiting: deque[Lease] = deque()
         self._running: dict[str, _Job] = {}
-        self._tasks: set[asyncio.Task[None]] = (
-            set()
-        )  # of those that run, and of those whose end is being told
+        self._tasks: set[asyncio.Task[None]] = set()  # of handlers, also while their ends are told
         self._threads = ThreadPoolExecutor(concurrency, "trivet-handler")  # starts none before it is used
         self._room = asyncio.Event()
         self._began = False
