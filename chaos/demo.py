@@ -27,6 +27,7 @@ from pathlib import Path
 from chaos.demo_judge import Verdict, judge
 from chaos.demo_load import Producer, WorkerProcess
 from chaos.demo_sink import create
+from chaos.workloads.base import LIVE
 from trivet.cli.local import ClusterFailed, LocalCluster, LocalNode, free_base_port
 from trivet.client import Client, RetryPolicy, TrivetError
 
@@ -36,7 +37,6 @@ WHOLE_S_MAX = 165.0
 DRAIN_S_MAX = 60.0
 KILLS_MAX = 10
 NOT_PROVEN = 1
-UNFINISHED = ("ready", "leased", "delayed", "blocked")
 CONFIG = {
     "lease_ms": LEASE_MS,
     "max_attempts": 0,
@@ -158,7 +158,7 @@ class Demo:
         end_s = time.monotonic() + DRAIN_S_MAX
         while time.monotonic() < end_s:
             queue = await client.queue(QUEUE)
-            left = {state: queue[state] for state in UNFINISHED if queue[state]}
+            left = {state: queue[state] for state in LIVE if queue[state]}
             if not left:
                 self.say("the queue is empty")
                 return

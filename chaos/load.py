@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from chaos.tally import History
+from chaos.workloads.base import LIVE
 from trivet.client import Client
 from trivet.client.errors import ApiError, OutcomeUnknown, QueueNotFound
 from trivet.errors import Retry
@@ -114,7 +115,7 @@ class Load:
                     continue
                 if came == 0:
                     counts = await client.queue(self.queue)
-                    if not any(counts[state] for state in ("ready", "delayed", "leased", "blocked")):
+                    if not any(counts[state] for state in LIVE):
                         await self._resolve(client)
                         return
                 if asyncio.get_running_loop().time() > deadline:

@@ -120,32 +120,12 @@ class Client(Admin, Effects, Flows, Runs, Schedules, Topics):
         lease_ms: int | None = None,
         wait_ms: int = 0,
         request_id: str | None = None,
+        extend_late: bool = True,
     ) -> Leases:
         """Up to `max_messages`; with `wait_ms` (up to 60 000) waits for the first. Several queues are
         looked at in the order given. A lost answer is asked for again, and brings the same leases. Leases
-        that came so late that less than half of them may be trusted are extended before they are returned."""
-        leases = await self.lease_unextended(
-            queue,
-            consumer,
-            max_messages=max_messages,
-            lease_ms=lease_ms,
-            wait_ms=wait_ms,
-            request_id=request_id,
-        )
-        await self._freshen(leases)
-        return leases
-
-    async def lease_unextended(
-        self,
-        queue: str | Sequence[str],
-        consumer: str,
-        *,
-        max_messages: int = 1,
-        lease_ms: int | None = None,
-        wait_ms: int = 0,
-        request_id: str | None = None,
-    ) -> Leases:
-        """As `lease`, with what may be over already: for who gives them back."""
+        that came so late that less than half of them may be trusted are extended before they are returned
+        (not with `extend_late` False: for who only gives them back)."""
         body = given(consumer=consumer, max_messages=max_messages, lease_ms=lease_ms, wait_ms=wait_ms or None)
         if isinstance(queue, str):
             path = at("queues", queue, "lease")
@@ -153,7 +133,10 @@ class Client(Admin, Effects, Flows, Runs, Schedules, Topics):
             path = at("lease")
             body["queues"] = list(queue)
         result = await self.session.call("POST", path, body, request_id=request_id, wait_ms=wait_ms)
-        return Leases(result.data, result.sent_at_s, self.clock, lease_ms)
+        leases = Leases(result.data, result.sent_at_s, self.clock, lease_ms)
+        if extend_late:
+            await self._freshen(leases)
+        return leases
 
     async def _freshen(self, leases: Leases) -> None:
         """They are trusted from the send time on (R35), and a poll may wait longer than a lease is: an extension has

@@ -294,10 +294,8 @@ def _numeric(host: str, port: int | None) -> list[AddrInfo]:
         return []
     if "%" in host:
         return []
-    family, where = (
-        (socket.AF_INET, (host, port or 0)) if version == 4 else (socket.AF_INET6, (host, port or 0, 0, 0))
-    )
-    return [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", where)]
+    family, more = (socket.AF_INET, ()) if version == 4 else (socket.AF_INET6, (0, 0))
+    return [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port, *more))]
 
 
 def can_be_sent(target: str) -> bool:

@@ -190,14 +190,14 @@ class Worker:
         return self._places + self._prefetch - len(self._waiting)
 
     async def _lease(self, room: int, request_id: str, *, to_keep: bool = True) -> list[Lease]:
-        lease = self.client.lease if to_keep else self.client.lease_unextended
-        return await lease(
+        return await self.client.lease(
             self._queue,
             self.consumer,
             max_messages=room,
             lease_ms=self._lease_ms,
             wait_ms=self._wait_ms,
             request_id=request_id,
+            extend_late=to_keep,
         )
 
     async def _recover(self, room: int, request_id: str) -> list[Lease]:
