@@ -12,6 +12,7 @@ import hashlib
 import inspect
 import random
 from collections.abc import Callable
+from operator import attrgetter
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -100,20 +101,28 @@ class _NoPoller:
         """Nothing to wait for."""
 
 
+class _Private:
+    """A field of SyncObj under a name of ours. Read a hundred times a write, so that no Python may run for it."""
+
+    def __init__(self, name: str) -> None:
+        self._key = "_SyncObj__" + name
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        key = self._key
+
+        def write(member: Any, value: Any) -> None:
+            member.__dict__[key] = value
+
+        setattr(owner, key, None)  # found while SyncObj.__init__ walks dir(self)
+        setattr(owner, name, property(attrgetter(key), write))
+
+
 def _private(name: str) -> Any:
-    key = "_SyncObj__" + name
-
-    def read(self: Any) -> Any:
-        return self.__dict__.get(key)  # None while SyncObj.__init__ walks dir(self)
-
-    def write(self: Any, value: Any) -> None:
-        self.__dict__[key] = value
-
-    return property(read, write)
+    return _Private(name)
 
 
-class Contained(SyncObj):  # type: ignore[misc]
-    """SyncObj without its unsafe parts. `Engine` fills in what is abstract here."""
+class Fields(SyncObj):  # type: ignore[misc]
+    """SyncObj's private fields that we use, under names of ours."""
 
     term: int = _private("raftCurrentTerm")
     voted_for: str | None = _private("votedForNodeId")
@@ -129,6 +138,10 @@ class Contained(SyncObj):  # type: ignore[misc]
     transfer_pending: bool = _private("transferInProgress")
     no_op_index: int | None = _private("noopIDx")
     next_heartbeat: float = _private("newAppendEntriesTime")
+
+
+class Contained(Fields):
+    """SyncObj without its unsafe parts. `Engine` fills in what is abstract here."""
 
     def __init__(
         self, me: Member, others: list[Member], journal: Any, transport: Any, settings: ConsensusSettings

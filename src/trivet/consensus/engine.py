@@ -71,6 +71,7 @@ class Engine(Contained):
         self.storage = storage
         self.machine = machine
         self.clock = clock
+        self.now = clock.monotonic
         self.rng = rng
         self.settings = settings
         self.on_event = on_event
@@ -128,9 +129,6 @@ class Engine(Contained):
         self.commit_index = max(self.storage.base_index, self.machine.applied_index)
 
     # --- what is so -----------------------------------------------------------------------------------
-
-    def now(self) -> float:
-        return self.clock.monotonic()
 
     @property
     def cluster_id(self) -> str:

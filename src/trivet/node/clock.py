@@ -10,8 +10,7 @@ class RealClock:
 
     __slots__ = ()
 
-    def monotonic(self) -> float:
-        return time.monotonic()
+    monotonic = staticmethod(time.monotonic)  # itself: asked some thirty times a message
 
     def wall_ms(self) -> int:
         return time.time_ns() // 1_000_000
