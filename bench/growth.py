@@ -34,8 +34,7 @@ from trivet.client import Client, RetryPolicy
 from trivet.errors import TrivetError
 from trivet.machine.commands import (
     MACHINE_VERSION,
-    Ack,
-    AckItem,
+    AckLeases,
     Draft,
     Enqueue,
     Genesis,
@@ -43,7 +42,6 @@ from trivet.machine.commands import (
     PutQueue,
     QueueConfig,
     Request,
-    Token,
 )
 from trivet.machine.replies import Leased
 from trivet.node.applier import Applier
@@ -107,12 +105,12 @@ class Follower:
                 *(Enqueue(name, tuple(Draft(bytes(size)) for _ in range(per_queue))) for name in names)
             )
             replies = self.entry(*(Lease((name,), "bench", per_queue) for name in names))
-            tokens = []
+            fences: list[int] = []
             for reply in replies:
                 assert isinstance(reply, Leased), reply
-                tokens += [AckItem(Token(grant.fence, grant.mac)) for grant in reply.grants]
-            assert len(tokens) == places * per_queue, f"{len(tokens)} leased of {places * per_queue}"
-            self.entry(Ack(tuple(tokens)))
+                fences += reply.fences
+            assert len(fences) == places * per_queue, f"{len(fences)} leased of {places * per_queue}"
+            self.entry(AckLeases(tuple(fences)))
             garbage.on_timer()
         garbage.stop()
         return self.spent_s / count * 1e6

@@ -252,7 +252,7 @@ class Scene:
         if answer.repeated:
             line["repeated"] = True
         line["result"] = result = shown(self.machine, one, reply)
-        if isinstance(reply, Leased) and not reply.grants:
+        if isinstance(reply, Leased) and not reply.fences:
             for name in ("index", "seq", "term"):
                 del line[name]
             line["asof"] = answer.index
@@ -300,7 +300,7 @@ def shown(machine: Machine, one: Asked, reply: Any) -> Any:
             return {"messages": [render.enqueued(each, media) for each in reply.messages]}
         case Leased():
             told: dict[str, Any] = {"now_ms": reply.now_ms}
-            told["messages"] = [rendered(views.leased(machine, grant)) for grant in reply.grants]
+            told["messages"] = [rendered(views.leased(machine, fence)) for fence in reply.fences]
             return told
         case SettledAll():
             told = {"results": [render.settled(each) for each in reply.results]}

@@ -12,14 +12,14 @@ BUGS = (
         "S5, S7",
         (
             Edit(
-                "machine/settle.py",
-                "    message = m.live_lease(token.fence)\n",
-                "    message = m.live_lease(token.fence) or m.expired.get(token.fence)\n",
+                "machine/core.py",
+                "        message = self.leases.get(fence)\n",
+                "        message = self.leases.get(fence) or self.expired.get(fence)\n",
             ),
             Edit(
-                "machine/settle.py",
-                "or message.lease.mac != token.mac:\n        return None",
-                "or False:\n        return None",
+                "machine/tokens.py",
+                "return fence if lease_mac(m.secret, fence, message) == token.mac else NO_FENCE",
+                "return fence",
             ),
         ),
         (random_logs(),),
@@ -72,7 +72,7 @@ BUGS = (
         "settled-tokens-not-in-snapshot",
         "R14: a repeated ack after a restore is told that its lease was stale",
         "S19, R14",
-        (Edit("machine/snapshotting.py", "(SETTLED, machine.settled.chunks())", "(SETTLED, [])"),),
+        (Edit("machine/snapshotting.py", "(SETTLED, machine.settled.frozen())", "(SETTLED, [])"),),
         (simulator("queue", 30), cuts()),
     ),
     Bug(

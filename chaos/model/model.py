@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from heapq import heappop
+from types import SimpleNamespace as Plain
 from typing import Any
 
 from chaos.model.intake import plain_backoff
@@ -43,6 +44,9 @@ def settled(
 
 
 NOT_FOUND, STALE = settled("not_found"), settled("stale_lease")
+
+TOKEN_BYTES = 24  # a fence of 8, a mac of 16
+CHECKED = None  # instead of the mac of a token that the leader has checked
 
 
 class Model(Runs, Schedules, Ledger):
@@ -152,6 +156,7 @@ class Model(Runs, Schedules, Ledger):
         return (
             m.number is None
             or m.number < 0
+            or token.mac is CHECKED
             or bool(lease_mac(self.secret, token.fence, m.number) == token.mac)
         )
 
@@ -216,6 +221,19 @@ class Model(Runs, Schedules, Ledger):
                 results.append(self.ack(m, item))
         return ("settled", results, None)
 
+    def do_AckTokens(self, c: Any) -> Any:
+        pieces = [c.tokens[at : at + TOKEN_BYTES] for at in range(0, len(c.tokens), TOKEN_BYTES)]
+        return self.ack_plain([Plain(fence=int.from_bytes(one[:8], "big"), mac=one[8:]) for one in pieces])
+
+    def do_AckLeases(self, c: Any) -> Any:
+        """The leader has looked at the tokens, and wrote 0 for what is none."""
+        return self.ack_plain([Plain(fence=fence, mac=CHECKED) for fence in c.fences])
+
+    def ack_plain(self, tokens: list[Any]) -> Any:
+        return self.do_Ack(
+            Plain(items=[Plain(token=one, result=None, effects=()) for one in tokens], enqueue=())
+        )
+
     def ack_and_enqueue(self, c: Any) -> Any:
         """All or nothing (R15)."""
         if not c.items:
@@ -266,6 +284,10 @@ class Model(Runs, Schedules, Ledger):
 
     def do_Release(self, c: Any) -> Any:
         return ("settled", [self.release(token) for token in c.tokens], None)
+
+    def do_ReleaseLeases(self, c: Any) -> Any:
+        """The leader's own leases, given back for somebody who is gone (R26)."""
+        return ("settled", [self.release(Plain(fence=fence, mac=CHECKED)) for fence in c.fences], None)
 
     def release(self, token: Any) -> Settled:
         m = self.leased_under(token)

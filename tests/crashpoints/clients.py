@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tests.simulation.node import SimNode
+from tests.tokens import as_proposed
 from trivet.consensus.port import Applied, NotProposed, Outcome
 from trivet.machine import commands as c
 from trivet.machine import replies as r
@@ -83,7 +84,8 @@ class Client:
         if self.cluster.fresh_request_ids and self._attempt > 1:
             request = msgspec.structs.replace(request, request_id=f"{request.request_id}-{self._attempt}")
         self._at = node.name
-        data = encode_entry(c.MACHINE_VERSION, self.cluster.stamp(node), [request])
+        proposed = as_proposed(node.machine.machine, request)  # type: ignore[union-attr]
+        data = encode_entry(c.MACHINE_VERSION, self.cluster.stamp(node), [proposed])
         attempt = (self._step, self._attempt)
 
         def done(outcome: Outcome) -> None:

@@ -17,6 +17,7 @@ from tests.simulation.node import SimNode
 from tests.simulation.options import Options, draw
 from tests.simulation.queue_cluster import QueueMachine
 from tests.simulation.world import Violation, World
+from tests.tokens import SECRET
 from trivet.consensus.port import Applied, Outcome
 from trivet.machine import commands as c
 from trivet.machine import invariants, views
@@ -161,7 +162,7 @@ class Cluster:
             self._expiring.pop(node.name, None)
             self.stampers[node.name].take_office(machine.clock_ms)
             if not machine.cluster_id:
-                self._duty(node, c.Genesis("simulated", b"s" * 32, tuple(node.members)))
+                self._duty(node, c.Genesis("simulated", SECRET, tuple(node.members)))
         due = machine.next_deadline_ms()
         late = due is not None and due <= self.stampers[node.name].peek_ms(machine.clock_ms)
         if late and now >= self._fruitless_until and self._expiring.get(node.name) != office:

@@ -12,7 +12,7 @@ from tests.simulation.world import World
 from trivet.machine import commands as c
 from trivet.machine import replies as r
 from trivet.machine.core import Machine
-from trivet.machine.ids import message_id
+from trivet.machine.ids import message_id, split_tokens
 from trivet.wire.entry import decode_entry
 
 LOST = "lost"
@@ -112,7 +112,13 @@ class Judge:
         self.last_fence = fence
 
     def _settled(self, index: int, command: c.Command, reply: r.SettledAll) -> None:
-        items = command.tokens if isinstance(command, c.Release) else command.items  # type: ignore[union-attr]
+        items: tuple[c.Token | c.AckItem | c.NackItem, ...]
+        if isinstance(command, c.AckLeases):
+            items = tuple(c.Token(fence, b"") for fence in command.fences)
+        elif isinstance(command, c.AckTokens):
+            items = tuple(split_tokens(command.tokens))
+        else:
+            items = command.tokens if isinstance(command, c.Release) else command.items  # type: ignore[union-attr]
         for item, settled in zip(items, reply.results, strict=True):
             token = item if isinstance(item, c.Token) else item.token
             if settled.repeated or token is None or settled.status not in ("acked", "dead", "released"):

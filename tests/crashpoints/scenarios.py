@@ -14,6 +14,7 @@ from typing import Any
 from tests.crashpoints.clients import fine, must
 from tests.crashpoints.cluster import Cluster, Story
 from tests.crashpoints.node import StruckNode
+from tests.tokens import SECRET, token_of
 from trivet.machine import commands as c
 from trivet.machine import replies as r
 
@@ -75,7 +76,7 @@ def lease(s: Cluster, queue: str, most: int = 1, lease_ms: int = FOR_LONG) -> St
 
 
 def token(grant: r.Grant) -> c.Token:
-    return c.Token(grant.fence, grant.mac)
+    return token_of(grant, SECRET)
 
 
 def settled(reply: Any, *statuses: str) -> None:

@@ -97,6 +97,17 @@ def test_one_library_has_one_door() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_the_dumb_model_knows_nothing_of_the_code_it_judges() -> None:
+    """R38. The chaos model too, but for the formula of tokens."""
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sorted((ROOT / "tests" / "machine").glob("model*.py"))
+        for name in imports(path)
+        if name.split(".")[0] == "trivet"
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_nothing_decodes_pickle() -> None:
     banned = {"pickle", "marshal", "shelve", "dill"}
     wrong = [

@@ -14,7 +14,7 @@ import pytest
 from tests.integration.cluster import Cluster, until
 from tests.skips import NO_MOUNT
 from trivet.errors import TrivetError
-from trivet.machine.commands import Ack, AckItem, Draft, Enqueue, Lease, Request, Token
+from trivet.machine.commands import AckLeases, Draft, Enqueue, Lease, Request
 from trivet.machine.replies import Leased
 from trivet.node.runtime import Node
 from trivet.units import MIB
@@ -91,7 +91,7 @@ def test_a_leader_out_of_space_refuses_then_hands_over_and_comes_back(tmp_path: 
                 await enqueue(node, 1)
             assert refused.value.code == "disk_full"
             assert any(alarm.startswith("disk_full") for alarm in node.cluster()["alarms"])
-            acked = await node.broker.submit(Request(Ack((AckItem(Token(grant.fence, grant.mac)),))))
+            acked = await node.broker.submit(Request(AckLeases((grant.fence,))))
             assert acked.answer.reply.results[0].status == "acked"  # type: ignore[union-attr]
 
             leave(small, FLOOR - MIB)

@@ -16,6 +16,7 @@ from tests.machine.schedules_compared import (
     refusals_of_schedules,
 )
 from tests.machine.topics_compared import Recording, compare_topics, plain_of_topics, watch_births
+from tests.tokens import as_proposed, token_of
 from trivet.machine import flow_steps, flow_views, invariants, views
 from trivet.machine.commands import MACHINE_VERSION, Command, Extras, Genesis, Request, Token
 from trivet.machine.core import Machine
@@ -157,7 +158,9 @@ class Pair:
         self.log.append((self.now, request))
         before = state_of(self.machine)
         watch_births(self.machine)
-        answer = run(self.machine, self.now, request)[0]
+        # The model knows no proposals: it is told what the client said.
+        proposed = as_proposed(self.machine, request) if self.machine.applied_index % 2 else request
+        answer = run(self.machine, self.now, proposed)[0]
         reply = answer.reply
         expected, repeated = self.model.apply(self.now, request, self._hints(reply))
         if not (reply.__class__ is Done and type(command).__name__ in ("Expire", "Genesis")):
@@ -184,10 +187,13 @@ class Pair:
         elif isinstance(reply, RunReplayed):
             hints.numbers = [one.message for one in reply.messages]
         elif isinstance(reply, Leased):
-            hints.fences = [(grant.fence, grant.mac) for grant in reply.grants]
+            hints.fences = [(one.fence, one.mac) for one in self._tokens(reply)]
         elif isinstance(reply, EffectState) and reply.fence is not None and reply.mac is not None:
             hints.fences = [(reply.fence, reply.mac)]
         return hints
+
+    def _tokens(self, reply: Leased) -> list[Token]:
+        return [token_of(grant, self.machine.secret) for grant in reply.grants]
 
     def _due(self, number: int) -> int:
         view = views.message(self.machine, number)
@@ -204,9 +210,9 @@ class Pair:
 
     def _note(self, reply: Reply) -> None:
         if isinstance(reply, Leased):
+            self.tokens += self._tokens(reply)
             for grant in reply.grants:
                 assert grant.message not in self.done, "done came back"
-                self.tokens.append(Token(grant.fence, grant.mac))
                 self.fences.append(grant.fence)
         elif isinstance(reply, EffectState) and reply.fence is not None and reply.mac is not None:
             self.effect_tokens.append(Token(reply.fence, reply.mac))

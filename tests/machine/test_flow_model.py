@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from tests.long import pick
 from tests.machine.harness import Pair, rebuilt
 from tests.machine.strategies import QUEUES, flows, names, stateful
+from tests.tokens import live_tokens
 from trivet.machine import commands as c
 from trivet.machine.replies import Done
 from trivet.machine.run_commands import ReplayRun
@@ -44,8 +45,7 @@ class FlowsAgainstModel(RuleBasedStateMachine):
         for ends in rounds:
             if there := tuple(sorted(self.pair.machine.queues)):
                 self.pair.do(c.Lease(there, "worker", len(ends)))
-            leased = sorted(self.pair.machine.leases.items())
-            live = [c.Token(fence, m.lease.mac) for fence, m in leased if m.lease]
+            live = live_tokens(self.pair.machine)
             for token, end in zip(live, ends, strict=False):
                 if end == "ack":
                     self.pair.do(c.Ack((c.AckItem(token, b'"ok"' if token.fence % 2 else None),)))

@@ -34,6 +34,7 @@ from tests.machine.strategies import (
     stateful,
     tokens,
 )
+from tests.tokens import live_tokens
 from trivet.machine import commands as c
 from trivet.machine.replies import Done
 from trivet.machine.run_commands import NewRunEvent
@@ -145,7 +146,7 @@ class MachineAgainstModel(RuleBasedStateMachine):
 
     @rule(data=st.data(), count=st.integers(1, 2), auto=st.booleans(), request_id=request_ids)
     def ack_and_enqueue(self, data: Any, count: int, auto: bool, request_id: str | None) -> None:
-        live = [c.Token(fence, m.lease.mac) for fence, m in self.pair.machine.leases.items() if m.lease]
+        live = live_tokens(self.pair.machine)
         token = tokens(live)
         items = [c.AckItem(data.draw(token), None, self.effects(data)) for _ in range(count)]
         draft = drafts(self.numbers, self.pair.now)

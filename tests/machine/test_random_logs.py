@@ -11,8 +11,9 @@ import os
 import pytest
 
 from tests.long import pick
-from tests.machine.harness import Pair, rebuilt, state_of
+from tests.machine.harness import SECRET, Pair, rebuilt, state_of
 from tests.machine.logs import Author
+from tests.tokens import token_of
 from trivet.machine import commands as c
 from trivet.machine.replies import Done, EffectState, Leased
 
@@ -36,7 +37,7 @@ def play(seed: int) -> Pair:
             continue
         reply = pair.do(request.command, request.request_id, request.fingerprint)
         if isinstance(reply, Leased):
-            author.tokens += [c.Token(grant.fence, grant.mac) for grant in reply.grants]
+            author.tokens += [token_of(grant, SECRET) for grant in reply.grants]
         elif isinstance(reply, EffectState) and reply.fence is not None and reply.mac is not None:
             author.effect_tokens.append(c.Token(reply.fence, reply.mac))
         if step % 40 == 39:

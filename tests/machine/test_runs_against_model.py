@@ -10,6 +10,7 @@ from collections import Counter
 from tests.long import pick
 from tests.machine.harness import Pair, rebuilt, state_of
 from tests.machine.logs import Author
+from tests.tokens import live_tokens
 from trivet.machine import commands as c
 from trivet.machine.replies import Done
 from trivet.machine.run_commands import NewRunEvent
@@ -74,7 +75,7 @@ class RunAuthor(Author):
         return c.AppendRunEvents(self.rng.choice(("run", "run2", "nope")), some)
 
     def token(self) -> c.Token | None:
-        live = [c.Token(fence, m.lease.mac) for fence, m in self.machine.leases.items() if m.lease]
+        live = live_tokens(self.machine)
         return self.rng.choice(live) if live and self.rng.random() < 0.8 else super().token()
 
     def patch(self) -> c.Command:

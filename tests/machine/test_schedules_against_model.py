@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from tests.long import pick
-from tests.machine.harness import Pair, rebuilt, state_of
+from tests.machine.harness import SECRET, Pair, rebuilt, state_of
 from tests.machine.strategies import configs, fires, names, request_ids, schedule_specs, stateful
+from tests.tokens import token_of
 from trivet.machine import commands as c
 from trivet.machine.replies import Leased, SlotsDecided
 
@@ -99,7 +100,7 @@ class SchedulesAgainstModel(RuleBasedStateMachine):
     def work(self, name: str, ack: bool) -> None:
         reply = self.do(c.Lease((name,), "w", 2))
         if ack and isinstance(reply, Leased) and reply.grants:
-            self.do(c.Ack(tuple(c.AckItem(c.Token(grant.fence, grant.mac)) for grant in reply.grants)))
+            self.do(c.Ack(tuple(c.AckItem(token_of(grant, SECRET)) for grant in reply.grants)))
 
     @rule()
     def restart_from_a_snapshot(self) -> None:

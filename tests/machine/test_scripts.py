@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from tests.machine.harness import START_MS, new_machine, rebuilt, run, state_of
+from tests.tokens import token_of
 from tests.unit.machine.flowkit import flow
 from trivet.machine import commands as c
 from trivet.machine import flow_views, ids, invariants, replies, run_views, schedule_views, topic_views, views
@@ -304,9 +305,9 @@ class Story:
         return f"m{one.message} {one.state}" + (" duplicate" if one.duplicate else "") + result
 
     def grant(self, grant: replies.Grant) -> str:
-        self.tokens[f"t{grant.fence}"] = c.Token(grant.fence, grant.mac)
-        shown = views.leased(self.machine, grant)
-        assert shown is not None and shown["lease_token"] == ids.encode_token(grant.fence, grant.mac)
+        self.tokens[f"t{grant.fence}"] = token = token_of(grant, self.machine.secret)
+        shown = views.leased(self.machine, grant.fence)
+        assert shown is not None and shown["lease_token"] == ids.encode_token(token.fence, token.mac)
         body = shown["body"].data.decode()
         ends = self.since(grant.lease_expires_at_ms)
         given = [f"{step}={data and data.data.decode()}" for step, data in shown.get("parents", {}).items()]

@@ -10,8 +10,9 @@ from collections import Counter
 import pytest
 
 from tests.long import pick
-from tests.machine.harness import Pair, rebuilt, state_of
+from tests.machine.harness import SECRET, Pair, rebuilt, state_of
 from tests.machine.logs import Author
+from tests.tokens import token_of
 from trivet.machine import commands as c
 from trivet.machine.replies import Done, EffectState, Leased, Refusal
 
@@ -65,7 +66,7 @@ def play(seed: int) -> Counter[str]:
         seen[type(command).__name__ + " " + getattr(reply, "code", "")] += 1
         seen["catching up"] += bool(pair.machine.catching_up)
         if isinstance(reply, Leased):
-            author.tokens += [c.Token(grant.fence, grant.mac) for grant in reply.grants]
+            author.tokens += [token_of(grant, SECRET) for grant in reply.grants]
         assert isinstance(reply, Refusal) or not isinstance(reply, EffectState)
         if step % 30 == 29:
             before = state_of(pair.machine)

@@ -15,6 +15,7 @@ from tests.simulation.queue_runs import RUNS, RunActs
 from tests.simulation.queue_schedules import ScheduleActs
 from tests.simulation.queue_topics import TopicActs
 from tests.simulation.world import World
+from tests.tokens import SECRET, token_of
 from trivet.machine import commands as c
 from trivet.machine import replies as r
 
@@ -126,7 +127,7 @@ class Acts(TopicActs, ScheduleActs, RunActs):
     def lease_from(self, queues: tuple[str, ...], most: int, lease_ms: int) -> None:
         def leased(reply: r.Reply, _: bool) -> None:
             if isinstance(reply, r.Leased):
-                self.held += [Held(grant.message, c.Token(grant.fence, grant.mac)) for grant in reply.grants]
+                self.held += [Held(grant.message, token_of(grant, SECRET)) for grant in reply.grants]
                 if self.draining and reply.grants:
                     self.ack_all()
                     self.lease_from(queues, most, lease_ms)

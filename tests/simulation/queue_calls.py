@@ -14,6 +14,7 @@ from tests.simulation.node import SimNode
 from tests.simulation.options import Options
 from tests.simulation.queue_duties import LeaderDuties
 from tests.simulation.world import World
+from tests.tokens import as_proposed
 from trivet.consensus.port import Applied, NotProposed, Outcome
 from trivet.machine import commands as c
 from trivet.machine import replies as r
@@ -82,7 +83,9 @@ class Callers(LeaderDuties):
         for call in calls:
             call.attempts += 1
             self.world.count("requests" if call.attempts == 1 else "requests repeated")
-        data = encode_entry(c.MACHINE_VERSION, self.stamp(node), [call.request for call in calls])
+        machine = node.machine.machine  # type: ignore[union-attr]
+        requests = [as_proposed(machine, call.request) for call in calls]
+        data = encode_entry(c.MACHINE_VERSION, self.stamp(node), requests)
         self.submit(node, proposal, data, lambda what: self._answered(node, proposal, what))
         return None
 

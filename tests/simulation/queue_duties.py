@@ -6,6 +6,7 @@ from tests.simulation.node import SimNode
 from tests.simulation.options import Options
 from tests.simulation.workload import Workload
 from tests.simulation.world import World
+from tests.tokens import SECRET
 from trivet.consensus.port import Outcome
 from trivet.machine import commands as c
 from trivet.node.stamps import Stamper
@@ -48,7 +49,7 @@ class LeaderDuties(Workload):
             self._firing.pop(node.name, None)
             self.stampers[node.name].take_office(machine.clock_ms)
             if not machine.cluster_id:
-                self._duty(node, c.Genesis("simulated", b"s" * 32, tuple(node.members)))
+                self._duty(node, c.Genesis("simulated", SECRET, tuple(node.members)))
         self._fire(node, office)
         if self._expiring.get(node.name) == office or now < self._look_again.get(node.name, 0.0):
             return

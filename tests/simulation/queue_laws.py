@@ -16,6 +16,7 @@ from tests.simulation.queue_topics import TopicLaws
 from tests.simulation.world import World
 from trivet.machine import commands as c
 from trivet.machine import replies as r
+from trivet.machine.ids import split_tokens
 from trivet.machine.run_commands import AppendRunEvents, RunEventsAppended, RunReplayed
 
 REQUEST_WINDOW_MS = 60_000
@@ -220,6 +221,12 @@ class QueueLaws:
                     fact.leased_until = 0
                     self._over(fact, settled.state)
             return
+        if isinstance(command, c.AckLeases):
+            self.world.count("acks by fence")
+            command = c.Ack(tuple(c.AckItem(c.Token(fence, b"")) for fence in command.fences))
+        if isinstance(command, c.AckTokens):
+            self.world.count("acks the leader could not check")
+            command = c.Ack(tuple(map(c.AckItem, split_tokens(command.tokens))))
         assert isinstance(command, c.Ack | c.Nack | c.Extend)
         for item, settled in zip(command.items, reply.results, strict=True):
             if settled.repeated:

@@ -28,11 +28,13 @@ from trivet.limits import (
     NOTE_BYTES_MAX,
     SETTLE_BATCH_MAX,
 )
+from trivet.machine import tokens
 from trivet.machine.commands import (
     CODEC_BYTES,
     CODEC_JSON,
     Ack,
     AckItem,
+    AckTokens,
     Backoff,
     Draft,
     EffectDone,
@@ -51,7 +53,7 @@ from trivet.machine.ids import decode_token, parse_message_id
 BACKOFF_TYPES = ("exponential", "fixed", "list")
 _DEFAULTS = Backoff()
 _NO_EXTRAS = Extras()
-# A malformed token where "no token" has a meaning of its own: no grant can have this mac.
+# A malformed token where "no token" has a meaning of its own: nothing has this fence.
 IMPOSSIBLE = Token(0, b"")
 
 T = TypeVar("T")
@@ -292,7 +294,7 @@ def check_deliver_at(at_ms: int, now_ms: int, field: str) -> None:
 # --- settling ---------------------------------------------------------------------------------------
 
 
-def ack(given: s.AckIn, *, typed: bool, now_ms: int, auto_create: bool) -> Ack:
+def ack(given: s.AckIn, *, typed: bool, now_ms: int, auto_create: bool) -> Ack | AckTokens:
     bounded_count(given.acks, SETTLE_BATCH_MAX, "/acks")
     follow: tuple[EnqueueTo, ...] = ()
     if given.enqueue is not UNSET:
@@ -307,7 +309,7 @@ def ack(given: s.AckIn, *, typed: bool, now_ms: int, auto_create: bool) -> Ack:
         bounded_batch(tuple(to.draft for to in follow), "/enqueue")
     items = tuple(_ack_item(item, f"/acks/{at}", typed) for at, item in enumerate(given.acks))
     _bounded_results(items)
-    return Ack(items, follow, auto_create)
+    return tokens.plain(Ack(items, follow, auto_create))
 
 
 def _ack_item(item: s.AckItemIn, at: str, typed: bool) -> AckItem:

@@ -24,10 +24,9 @@ from trivet.http import content, render
 from trivet.http import schema as s
 from trivet.http.codec import BIG_BYTES, MSGPACK
 from trivet.limits import BATCH_BYTES_MAX, BODY_BYTES_MAX, ENQUEUE_BATCH_MAX, SETTLE_BATCH_MAX
-from trivet.machine.commands import CODEC_BYTES, CODEC_JSON, AckItem, Draft
+from trivet.machine.commands import CODEC_BYTES, CODEC_JSON, AckTokens, Draft
 from trivet.machine.ids import decode_tokens
-from trivet.machine.replies import EnqueuedOne, Settled
-from trivet.machine.settle import ACKED
+from trivet.machine.replies import Enqueued, EnqueuedOne, SettledAll
 from trivet.machine.views import PlainLease
 from trivet.units import MIB
 
@@ -148,8 +147,8 @@ def _has_many_values(data: bytes) -> bool:
     return data.count(b",") + data.count(b"[") + data.count(b"{") > VALUES_MAX
 
 
-def acks(data: bytes, media: str) -> tuple[tuple[AckItem, ...], s.Id] | None:
-    """The items of an ack that says nothing but tokens, and its request id."""
+def acks(data: bytes, media: str) -> tuple[AckTokens, s.Id] | None:
+    """An ack that says nothing but tokens, and its request id."""
     if len(data) > BYTES_MAX:
         return None
     try:
@@ -158,8 +157,7 @@ def acks(data: bytes, media: str) -> tuple[tuple[AckItem, ...], s.Id] | None:
         return None
     if not 1 <= len(given.acks) <= SETTLE_BATCH_MAX:
         return None
-    tokens = decode_tokens([one.lease_token for one in given.acks])
-    return tuple([AckItem(token) for token in tokens]), given.request_id
+    return AckTokens(decode_tokens([one.lease_token for one in given.acks])), given.request_id
 
 
 # --- answering ----------------------------------------------------------------------------------------
@@ -191,8 +189,17 @@ def _enqueued_templates() -> dict[tuple[str, bool], bytes]:
 _ENQUEUED = _enqueued_templates()
 
 
-def enqueued(messages: Sequence[EnqueuedOne], media: str) -> Raw:
+def enqueued(reply: Enqueued, media: str) -> Raw:
     """`messages` of an enqueue's answer."""
+    packed = media == MSGPACK
+    if reply.count:
+        template = _ENQUEUED["ready", packed]
+        return _list([template % number for number in range(reply.first, reply.first + reply.count)], media)
+    return enqueued_each(reply.each, media)
+
+
+def enqueued_each(messages: Sequence[EnqueuedOne], media: str) -> Raw:
+    """The same of messages told one by one."""
     packed = media == MSGPACK
     return _list(
         [
@@ -205,12 +212,12 @@ def enqueued(messages: Sequence[EnqueuedOne], media: str) -> Raw:
     )
 
 
-def settled(results: Sequence[Settled], media: str) -> Raw:
+def settled(reply: SettledAll, media: str) -> Raw:
     """`results` of an ack's answer."""
-    if results.count(ACKED) == len(results):
+    if reply.acked:
         one = b"\x81\xa6status\xa5acked" if media == MSGPACK else b'{"status":"acked"}'
-        return _list([one] * len(results), media)
-    return _list([render.encode(render.settled(each), media) for each in results], media)
+        return _list([one] * reply.acked, media)
+    return _list([render.encode(render.settled(each), media) for each in reply.each], media)
 
 
 _LEASED_JSON = (
@@ -222,14 +229,13 @@ _LEASED_MSGPACK = (
 )
 # Numbers at full width: MessagePack allows it, and one call writes them all.
 _numbers = Layout(">10sh9sI14sI16sQ21sQ").pack
-_token = Layout(">Q16s").pack
 
 
 def leased(shown: Sequence[PlainLease | dict[str, Any]], media: str) -> Raw:
     """`messages` of a lease's answer. `shown`: of `views.leases`."""
     packed = media == MSGPACK
     plain = [one for one in shown if isinstance(one, tuple)]
-    raw = b"".join([_token(one[7], one[8]) for one in plain])
+    raw = b"".join([one[7] for one in plain])
     tokens = b2a_base64(raw, newline=False).translate(_URL_SAFE)  # 24 bytes are 32 characters: no padding
     templates: dict[str, bytes] = {}
     parts: list[bytes] = []
@@ -240,7 +246,7 @@ def leased(shown: Sequence[PlainLease | dict[str, Any]], media: str) -> Raw:
             whole = render.message({"headers": {}, "group": None, **one}, media)
             parts.append(render.encode(whole, media))
             continue
-        number, queue, body, codec, priority, attempt, most, _fence, _mac, enqueued_at, expires_at = one
+        number, queue, body, codec, priority, attempt, most, _token, enqueued_at, expires_at = one
         token = tokens[at : at + 32]
         at += 32
         template = templates.get(queue)

@@ -16,7 +16,6 @@ from trivet.http.codec import JSON, MSGPACK, Codec
 from trivet.http.quick import QuickRequest
 from trivet.http.routing import Route
 from trivet.machine.commands import Command, Request
-from trivet.node.broker import encoded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -137,7 +136,9 @@ class Call:
     def plain(self, command: Command, answer: Callable[[Committed], Reply], own: str = "") -> Plain:
         """`command` holds no map."""
         # A list of the command alone, as `fingerprint` makes it.
-        request, piece = encoded(command, self.key, lambda data: self._fingerprint(b"\x91" + data))
+        request, piece = self.services.broker.encoded(
+            command, self.key, lambda data: self._fingerprint(b"\x91" + data)
+        )
         return Plain(request, piece, answer, own)
 
     async def finish(self, plain: Plain) -> Reply:

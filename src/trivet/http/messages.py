@@ -15,7 +15,7 @@ from trivet.http.describing import AFTER_MESSAGE, LIMIT, MAX_BYTES, WAIT_MS, Cho
 from trivet.http.queues import after_message, name_of, own_name_of
 from trivet.limits import LEASE_QUEUES_MAX
 from trivet.machine import views
-from trivet.machine.commands import Ack, Cancel, Command, Draft, Enqueue, Lease, PatchMessage, Progress
+from trivet.machine.commands import Cancel, Command, Draft, Enqueue, Lease, PatchMessage, Progress
 from trivet.machine.ids import decode_token, message_id
 from trivet.machine.replies import Enqueued, Leased, MessageChanged, SettledAll
 from trivet.node.broker import Committed
@@ -127,7 +127,7 @@ async def submit_drafts(call: Call, command: Command, own: str) -> Committed:
 def _enqueued(call: Call, committed: Committed) -> Reply:
     reply = committed.answer.reply
     assert isinstance(reply, Enqueued)
-    return call.written(committed, {"messages": bulk.enqueued(reply.messages, call.accept)}, 201)
+    return call.written(committed, {"messages": bulk.enqueued(reply, call.accept)}, 201)
 
 
 async def _in_parts(call: Call, kinds: Kinds) -> tuple[Any, tuple[Draft, ...]]:
@@ -244,9 +244,8 @@ def plain_ack(call: Call) -> Plain | None:
     quick = bulk.acks(call.body, call.media)
     if quick is None:
         return None
-    items, request_id = quick
+    command, request_id = quick
     call.take_key(request_id)
-    command = Ack(items, (), call.services.broker.auto_create_queues)
     return call.plain(command, lambda committed: _settled(call, committed))
 
 
@@ -313,9 +312,9 @@ async def _settle(call: Call, command: Command) -> Reply:
 def _settled(call: Call, committed: Committed) -> Reply:
     reply = committed.answer.reply
     assert isinstance(reply, SettledAll)
-    told: dict[str, Any] = {"results": bulk.settled(reply.results, call.accept)}
+    told: dict[str, Any] = {"results": bulk.settled(reply, call.accept)}
     if reply.messages is not None:
-        told["messages"] = bulk.enqueued(reply.messages, call.accept)
+        told["messages"] = bulk.enqueued_each(reply.messages, call.accept)
     return call.written(committed, told)
 
 

@@ -12,21 +12,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trivet.machine import ids
-from trivet.machine.commands import AckItem, Draft, Lease
-from trivet.machine.persistent import LeaseInfo, SettledToken
-from trivet.machine.replies import EnqueuedOne, Grant, Settled
+from trivet.machine.commands import Draft, Lease
+from trivet.machine.persistent import LeaseInfo
+from trivet.machine.replies import ACKED
 from trivet.machine.state import (
     DONE,
     LEASED,
     READY,
-    STATE_NAMES,
     WAKE_BITS,
     WAKE_LEASE,
     Message,
     Queue,
     ready_order,
     stored_bytes,
+    wake_key,
 )
 
 if TYPE_CHECKING:
@@ -36,10 +35,9 @@ FEWEST = 1
 """Fewer messages than this go through the general code alone (a test sets it out of reach)."""
 
 
-def enqueue(
-    m: Machine, queue: Queue, drafts: Sequence[Draft], *, fan_out: bool = False
-) -> tuple[EnqueuedOne, ...] | None:
-    """All drafts, where nothing can refuse one and all are ready at once; None: not that plain, nothing done.
+def enqueue(m: Machine, queue: Queue, drafts: Sequence[Draft], *, fan_out: bool = False) -> int | None:
+    """All drafts, where nothing can refuse one and all are ready at once: answers the number of the first, the others
+    follow it. None: not that plain, nothing done.
 
     `fan_out`: of a topic, whose the keys are, and none has a run or dependencies.
     """
@@ -115,15 +113,14 @@ def enqueue(
     queue.ready.push_run(keys, made)
     queue.ages.push_run(places, made)
     m.hints.ready[queue.name] = None
-    state = STATE_NAMES[READY]
-    return tuple([EnqueuedOne(each, state) for each in numbers])
+    return first
 
 
 def lease(
-    m: Machine, queue: Queue, command: Lease, grants: list[Grant], bytes_left: int, wanted: int
+    m: Machine, queue: Queue, command: Lease, leased: list[Message], bytes_left: int, wanted: int
 ) -> tuple[int, int]:
-    """Lease what is plain at the front of the queue, at most `wanted`; answers how many are still wanted
-    and the bytes left, 0 once the next one did not fit."""
+    """Lease what is plain at the front of the queue, at most `wanted`, into `leased`; answers how many are still
+    wanted and the bytes left, 0 once the next one did not fit."""
     if wanted < FEWEST or not queue.ready.only_run:
         return wanted, bytes_left
     now = m.clock_ms
@@ -143,7 +140,7 @@ def lease(
         if draft.extras is not None and draft.extras.run_id is not None:
             break  # a step of a flow may not start, and what it is given has a size
         size = message.size
-        if size > bytes_left and (taken or grants):
+        if size > bytes_left and (taken or leased):
             full = True
             break
         run_keys.popleft()
@@ -156,39 +153,37 @@ def lease(
             full = True
             break
     if taken:
-        _start_leases(m, queue, command, taken, size_sum, grants)
+        _start_leases(m, queue, command, taken, size_sum)
+        leased += taken
     return wanted, 0 if full else bytes_left
 
 
-def _start_leases(
-    m: Machine, queue: Queue, command: Lease, taken: list[Message], size_sum: int, grants: list[Grant]
-) -> None:
-    now, consumer, default_ms = m.clock_ms, command.consumer, queue.config.lease_ms
-    first = fence = m.next_fence
-    macs = ids.lease_macs(m.secret, first, [message.number for message in taken])
+def _start_leases(m: Machine, queue: Queue, command: Lease, taken: list[Message], size_sum: int) -> None:
+    now, consumer, own_ms, default_ms = m.clock_ms, command.consumer, command.lease_ms, queue.config.lease_ms
     if m.walk_mark:
         m.touch(queue)
         for message in taken:
             m.touch(message)
+    count = len(taken)
+    fences = list(range(m.next_fence, m.next_fence + count))
+    m.next_fence += count
     keys: list[int] = []
     timed = 0  # had a ttl to wake for
-    for message, mac in zip(taken, macs, strict=True):
-        number = message.number
+    length = expires_at = first_key = -1  # equal for most: one object of each
+    for message, fence in zip(taken, fences, strict=True):
         extras = message.draft.extras
-        length = command.lease_ms or (extras is not None and extras.lease_ms) or default_ms
-        expires_at = now + length
-        message.attempt = attempt = message.attempt + 1
-        message.lease = LeaseInfo(fence, mac, consumer, now, expires_at, length)
+        wanted = own_ms or (extras is not None and extras.lease_ms) or default_ms
+        if wanted != length:
+            length, expires_at = wanted, now + wanted
+            first_key = wake_key(expires_at, WAKE_LEASE, 0)
+        message.attempt += 1
+        message.lease = LeaseInfo(fence, consumer, now, expires_at, length)
         message.state = LEASED
         message.ready_key = message.age_key = 0
         if message.wake_key:
             timed += 1
-        message.wake_key = key = expires_at << 64 | number << WAKE_BITS | WAKE_LEASE
+        message.wake_key = key = first_key | message.number << WAKE_BITS
         keys.append(key)
-        grants.append(Grant(number, fence, mac, expires_at, attempt))
-        fence += 1
-    count = len(taken)
-    m.next_fence = fence
     queue.totals.leased += count
     queue.counts[READY] -= count
     queue.counts[LEASED] += count
@@ -199,7 +194,7 @@ def _start_leases(
     queue.ages.drop(count)
     if timed:
         m.deadlines.drop(timed)
-    m.leases.add_many(range(first, fence), taken)
+    m.leases.add_many(fences, taken)
     if sorted(keys) == keys:
         m.lease_deadlines.push_run(keys, taken)
     else:
@@ -207,38 +202,32 @@ def _start_leases(
             m.lease_deadlines.push(key, message)
 
 
-def ack(m: Machine, items: Sequence[AckItem], start: int, answer: Settled) -> int:
-    """Ack the items from `start` on that are plain and of one queue; answers how many. Each gets `answer`."""
-    token = items[start].token
-    first = None if token is None else m.leases.get(token.fence)
-    if first is None or len(items) - start < FEWEST:
+def ack(m: Machine, found: Sequence[Message | None], start: int) -> int:
+    """Ack the leases from `start` on that are plain and of one queue; answers how many. The answer of each is
+    `ACKED`. `found`: what the fences of the command leased at its start."""
+    if len(found) - start < FEWEST:
+        return 0
+    first = found[start]
+    if first is None:
         return 0
     queue = first.queue
     if queue.deleted or queue.config.retention_ms:
         return 0
-    now, get, finished = m.clock_ms, m.leases.get, m.hints.finished
     walk_mark, dependents, bound = m.walk_mark, len(m.dependents), len(m.lease_effects)
+    acked: list[Message] = []
     fences: list[int] = []
-    numbers: list[int] = []
-    settled: list[SettledToken] = []
     size_sum = 0
-    for item in items[start:] if start else items:
-        token = item.token
-        if token is None or item.result is not None or item.effects:
+    for message in found[start:] if start else found:
+        if message is None or message.queue is not queue or message.history:
             break
-        fence = token.fence
-        message = get(fence)
-        if message is None or message.queue is not queue:
+        lease = message.lease
+        if lease is None:
+            break  # ended by this very command: its fence comes twice
+        fence = lease.fence
+        draft = message.draft
+        if draft.key is not None or draft.group is not None or (draft.extras is not None and _is_kept(draft)):
             break
-        lease, draft = message.lease, message.draft
-        if lease is None or lease.mac != token.mac or message.history:
-            break
-        if (draft.key is not None or draft.group is not None) or (
-            draft.extras is not None and _is_kept(draft)
-        ):
-            break
-        number = message.number
-        if (dependents and number in m.dependents) or (bound and fence in m.lease_effects):
+        if (dependents and message.number in m.dependents) or (bound and fence in m.lease_effects):
             break
         if walk_mark:
             m.touch(queue)
@@ -246,14 +235,14 @@ def ack(m: Machine, items: Sequence[AckItem], start: int, answer: Settled) -> in
         message.lease = None
         message.wake_key = 0
         message.state = DONE
-        finished[number] = message
+        acked.append(message)
         fences.append(fence)
-        numbers.append(number)
-        settled.append(SettledToken(fence, number, now, answer))
         size_sum += message.size
-    count = len(fences)
+    count = len(acked)
     if not count:
         return 0
+    numbers = [message.number for message in acked]
+    m.hints.finished.update(zip(numbers, acked, strict=True))
     queue.totals.done += count
     queue.counts[LEASED] -= count
     queue.leased_bytes -= size_sum
@@ -263,7 +252,7 @@ def ack(m: Machine, items: Sequence[AckItem], start: int, answer: Settled) -> in
     queue.index.discard_many(numbers)
     if queue.config.max_leased is not None:
         m.hints.ready[queue.name] = None
-    m.remember_settled(fences, settled)
+    m.remember_settled(fences, numbers, ACKED)
     return count
 
 

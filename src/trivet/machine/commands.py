@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from trivet.machine.run_commands import AppendRunEvents, ReplayRun
 
-MACHINE_VERSION = 2  # 1 was never released: a log or snapshot of it is refused, not read (R32)
+MACHINE_VERSION = 3  # 1 and 2 were never released: a log or snapshot of them is refused, not read (R32)
 
 CODEC_JSON = 0
 CODEC_BYTES = 1
@@ -202,6 +202,18 @@ class Ack(Struct, array_like=True, frozen=True, tag=12):
     auto_create: bool = True
 
 
+class AckTokens(Struct, array_like=True, frozen=True, tag=22):
+    """`Ack` of nothing but tokens, in their 24 bytes (`ids.join_tokens`), one after the other."""
+
+    tokens: bytes
+
+
+class AckLeases(Struct, array_like=True, frozen=True, tag=23):
+    """`AckTokens` that the leader has checked (`tokens.checked`): what it writes. 0: of a token that is none."""
+
+    fences: tuple[int, ...]
+
+
 class Nack(Struct, array_like=True, frozen=True, tag=13):
     items: tuple[NackItem, ...]
 
@@ -212,6 +224,12 @@ class Extend(Struct, array_like=True, frozen=True, tag=14):
 
 class Release(Struct, array_like=True, frozen=True, tag=15):
     tokens: tuple[Token | None, ...]
+
+
+class ReleaseLeases(Struct, array_like=True, frozen=True, tag=24):
+    """`Release` of what the leader leased for somebody who is gone (R26)."""
+
+    fences: tuple[int, ...]
 
 
 class Progress(Struct, array_like=True, frozen=True, tag=16):
@@ -407,9 +425,12 @@ Command = (
     | Enqueue
     | Lease
     | Ack
+    | AckTokens
+    | AckLeases
     | Nack
     | Extend
     | Release
+    | ReleaseLeases
     | Progress
     | Cancel
     | PatchMessage

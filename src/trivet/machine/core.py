@@ -50,12 +50,13 @@ from trivet.machine.persistent import (
     KeyData,
     MessageData,
     QueueData,
-    SettledToken,
+    SettledRun,
     StoredReply,
     SweepData,
 )
-from trivet.machine.replies import Answer, EffectState, Leased, Refusal, Reply
+from trivet.machine.replies import Answer, EffectState, Leased, Refusal, Reply, Settled
 from trivet.machine.run_state import Run, RunEvent
+from trivet.machine.settled import SettledTokens
 from trivet.machine.state import (
     CURRENT_END,
     CURRENT_WAKE,
@@ -102,9 +103,12 @@ HANDLERS: dict[type, Callable[[Any, Any], Reply]] = {
     commands.Enqueue: intake.enqueue,
     commands.Lease: delivery.lease,
     commands.Ack: settle.ack,
+    commands.AckTokens: settle.ack_tokens,
+    commands.AckLeases: settle.ack_leases,
     commands.Nack: settle.nack,
     commands.Extend: delivery.extend,
     commands.Release: settle.release,
+    commands.ReleaseLeases: settle.release_leases,
     commands.Progress: delivery.progress,
     commands.Cancel: changes.cancel,
     commands.PatchMessage: changes.patch_message,
@@ -171,7 +175,7 @@ class Machine:
         self.run_index: Index[Run] = Index()
         self.topics: dict[str, Topic] = {}
         self.replies: Fifo[str, StoredReply] = Fifo(lambda record: record.request_id, TextTable())
-        self.settled: Fifo[int, SettledToken] = Fifo(lambda record: record.fence, NumberTable())
+        self.settled = SettledTokens()
         self.schedules = schedules.Schedules()
         # derived
         self.by_uid: dict[int, Queue] = {}
@@ -279,7 +283,7 @@ class Machine:
         return Answer(refusal, self.applied_index, seq)
 
     def _remember(self, request_id: str, fingerprint: bytes, seq: int, reply: Reply, encoded: bytes) -> None:
-        if isinstance(reply, Refusal) or (isinstance(reply, Leased) and not reply.grants):
+        if isinstance(reply, Refusal) or (isinstance(reply, Leased) and not reply.fences):
             return  # R12, R18
         self.trim_replies(2)
         self.replies.append(
@@ -303,13 +307,16 @@ class Machine:
         """Drop at most `most` settled tokens whose window is over (R14); answers how many."""
         return self.settled.drop_older(self.clock_ms - SETTLE_WINDOW_MS, most)
 
-    def remember_settled(self, fences: Sequence[int], records: Sequence[SettledToken]) -> None:
+    def remember_settled(self, fences: Sequence[int], messages: Sequence[int], answer: Settled) -> None:
         """Keep how leases ended, for repeats (R14); at the cap the oldest are forgotten before their time."""
-        self.trim_settled(2 * len(records))
-        self.settled.extend(fences, records)
-        for _ in range(len(self.settled) - SETTLED_TOKENS_MAX):
-            if self.settled.drop_oldest().at_ms + SETTLE_WINDOW_MS > self.clock_ms:
-                self.settled_forgotten += 1
+        settled = self.settled
+        self.trim_settled(2 * len(fences))
+        settled.extend(fences, messages, self.clock_ms, answer)
+        while (over := len(settled) - SETTLED_TOKENS_MAX) > 0:
+            in_time = (settled.oldest_at_ms() or 0) + SETTLE_WINDOW_MS > self.clock_ms
+            dropped = settled.drop_oldest(over)
+            if in_time:
+                self.settled_forgotten += dropped
 
     # --- counters ---------------------------------------------------------------------------------
 
@@ -461,9 +468,9 @@ class Machine:
         self.replies.append(record)
         self.reply_bytes += len(record.reply)
 
-    def load_settled(self, record: SettledToken) -> None:
+    def load_settled(self, record: SettledRun) -> None:
         """In the order of the snapshot."""
-        self.settled.append(record)
+        self.settled.add(record)
 
     def load_effect(self, data: EffectData) -> None:
         ledger.load_effect(self, data)

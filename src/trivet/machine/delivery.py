@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trivet.limits import EXPIRE_BATCH_MAX
-from trivet.machine import bulk, flow_steps, ids, transitions
+from trivet.machine import bulk, flow_steps, transitions
 from trivet.machine.commands import Extend, Lease, Progress
 from trivet.machine.persistent import LeaseInfo, ProgressNote
-from trivet.machine.replies import Grant, Leased, MessageChanged, Refusal, Settled, SettledAll
-from trivet.machine.settle import answer_ended, live_message
+from trivet.machine.replies import Leased, MessageChanged, Refusal, Settled, SettledAll
+from trivet.machine.settle import answer_ended
 from trivet.machine.state import (
     DEAD,
     LEASED,
@@ -18,6 +18,7 @@ from trivet.machine.state import (
     Queue,
     extras_of,
 )
+from trivet.machine.tokens import fence_of, live_message
 
 if TYPE_CHECKING:
     from trivet.machine.core import Machine
@@ -34,26 +35,26 @@ def lease(m: Machine, command: Lease) -> Leased | Refusal:
         if queue is None:
             return Refusal("queue_not_found", f"no queue {name!r}", f"/queues/{at}")
         queues.append(queue)
-    grants: list[Grant] = []
+    leased: list[Message] = []
     bytes_left = command.max_bytes
     for queue in queues:
-        bytes_left = _lease_from(m, queue, command, grants, bytes_left)
-        if bytes_left <= 0 or len(grants) >= command.max_messages:
+        bytes_left = _lease_from(m, queue, command, leased, bytes_left)
+        if bytes_left <= 0 or len(leased) >= command.max_messages:
             break
-    return Leased(tuple(grants), m.clock_ms)
+    return _told(m, leased)
 
 
-def _lease_from(m: Machine, queue: Queue, command: Lease, grants: list[Grant], bytes_left: int) -> int:
-    """Fill `grants` from one queue; answers the bytes left, 0 once the next one did not fit."""
+def _lease_from(m: Machine, queue: Queue, command: Lease, leased: list[Message], bytes_left: int) -> int:
+    """Add to `leased` from one queue; answers the bytes left, 0 once the next one did not fit."""
     if queue.paused_lease:
         return bytes_left
     now = m.clock_ms
     config = queue.config
     ready = queue.ready
-    wanted = command.max_messages - len(grants)
+    wanted = command.max_messages - len(leased)
     if config.max_leased is not None:
         wanted = min(wanted, config.max_leased - queue.counts[LEASED])
-    wanted, bytes_left = bulk.lease(m, queue, command, grants, bytes_left, wanted)
+    wanted, bytes_left = bulk.lease(m, queue, command, leased, bytes_left, wanted)
     if bytes_left <= 0:
         return 0
     ends_left = EXPIRE_BATCH_MAX
@@ -74,35 +75,36 @@ def _lease_from(m: Machine, queue: Queue, command: Lease, grants: list[Grant], b
                 flow_steps.stop(m, message)
             continue
         size = message.size + (flow_steps.parents_bytes(m, message) if of_run else 0)
-        if grants and size > bytes_left:
+        if leased and size > bytes_left:
             return 0
         bytes_left -= size
         wanted -= 1
         length = command.lease_ms or extras_of(message.draft).lease_ms or config.lease_ms
-        grants.append(_grant(m, message, command.consumer, length))
+        lease = LeaseInfo(m.new_fence(), command.consumer, now, now + length, length)
+        transitions.start_lease(m, message, lease)
+        leased.append(message)
         if bytes_left <= 0:
             return 0
     return bytes_left
 
 
-def _grant(m: Machine, message: Message, consumer: str, length_ms: int) -> Grant:
-    now = m.clock_ms
-    fence = m.new_fence()
-    mac = ids.lease_mac(m.secret, fence, message.number)
-    expires_at = now + length_ms
-    transitions.start_lease(m, message, LeaseInfo(fence, mac, consumer, now, expires_at, length_ms))
-    return Grant(message.number, fence, mac, expires_at, message.attempt)
-
-
 def repeat(m: Machine, first: Leased) -> Leased:
     """The answer to a repeated lease request: the leases still live, nothing new (R18)."""
-    grants: list[Grant] = []
-    for grant in first.grants:
-        message = m.live_lease(grant.fence)
-        if message is not None and message.lease is not None:
-            expires_at = message.lease.expires_at_ms
-            grants.append(Grant(grant.message, grant.fence, grant.mac, expires_at, grant.attempt))
-    return Leased(tuple(grants), m.clock_ms, lost=len(first.grants) - len(grants))
+    found = [m.live_lease(fence) for fence in first.fences]
+    live = [message for message in found if message is not None]
+    return _told(m, live, len(found) - len(live))
+
+
+def _told(m: Machine, leased: list[Message], lost: int = 0) -> Leased:
+    leases = [message.lease for message in leased if message.lease is not None]
+    return Leased(
+        tuple([message.number for message in leased]),
+        tuple([lease.fence for lease in leases]),
+        tuple([lease.expires_at_ms for lease in leases]),
+        tuple([message.attempt for message in leased]),
+        m.clock_ms,
+        lost,
+    )
 
 
 def _renew(m: Machine, message: Message, length_ms: int) -> int:
@@ -121,9 +123,10 @@ def extend(m: Machine, command: Extend) -> SettledAll:
     """Set the rest of each lease from now; it may get shorter. A marked one says `cancelled` (R22)."""
     results: list[Settled] = []
     for item in command.items:
-        message = live_message(m, item.token)
+        fence = fence_of(m, item.token)
+        message = m.live_lease(fence)
         if message is None or message.lease is None:
-            results.append(answer_ended(m, item.token, "extend"))
+            results.append(answer_ended(m, fence, "extend"))
             continue
         length = item.lease_ms or extras_of(message.draft).lease_ms or message.queue.config.lease_ms
         expires_at = _renew(m, message, length)

@@ -56,9 +56,9 @@ def _earliest(m: Machine, *, leases: bool) -> int | None:
     reply = m.replies.oldest()
     if reply is not None:
         found.append(reply.at_ms + REQUEST_WINDOW_MS + TRIM_SLACK_MS)
-    token = m.settled.oldest()
-    if token is not None:
-        found.append(token.at_ms + SETTLE_WINDOW_MS + TRIM_SLACK_MS)
+    at_ms = m.settled.oldest_at_ms()
+    if at_ms is not None:
+        found.append(at_ms + SETTLE_WINDOW_MS + TRIM_SLACK_MS)
     return min(found) if found else None
 
 
@@ -134,7 +134,7 @@ def _trim(m: Machine, budget: int) -> int:
     reply = m.replies.oldest()
     if reply is not None and reply.at_ms + REQUEST_WINDOW_MS + TRIM_SLACK_MS <= m.clock_ms:
         done += m.trim_replies(budget)
-    token = m.settled.oldest()
-    if token is not None and token.at_ms + SETTLE_WINDOW_MS + TRIM_SLACK_MS <= m.clock_ms:
+    at_ms = m.settled.oldest_at_ms()
+    if at_ms is not None and at_ms + SETTLE_WINDOW_MS + TRIM_SLACK_MS <= m.clock_ms:
         done += m.trim_settled(budget - done)
     return done

@@ -21,7 +21,9 @@ MAC_BYTES = 16
 TOKEN_BYTES = 8 + MAC_BYTES
 TOKEN_CHARS = 32
 
-_TOKEN = Struct(">q16s")
+_TOKEN = Struct(">Q16s")
+_FENCE = Struct(">Q16x")
+_NO_TOKEN = bytes(TOKEN_BYTES)
 _LEASE = Struct(">cQQ")
 _HEX_DIGITS = "0123456789abcdef"
 
@@ -49,9 +51,14 @@ def parse_flow_id(text: str) -> int | None:
     return parse_message_id("m" + text[1:]) if text[:1] == "f" else None
 
 
+def token_text(raw: bytes) -> str:
+    """The text of a token's bytes (or of several, joined)."""
+    return urlsafe_b64encode(raw).decode("ascii")
+
+
 def encode_token(fence: int, mac: bytes) -> str:
     """The text of a lease or effect token."""
-    return urlsafe_b64encode(fence.to_bytes(8, "big") + mac).decode("ascii")
+    return token_text(fence.to_bytes(8, "big") + mac)
 
 
 def decode_token(text: str) -> Token | None:
@@ -62,25 +69,39 @@ def decode_token(text: str) -> Token | None:
         raw = urlsafe_b64decode(text)
     except Base64Error:
         return None
-    if len(raw) != TOKEN_BYTES or urlsafe_b64encode(raw).decode("ascii") != text:
+    if len(raw) != TOKEN_BYTES or token_text(raw) != text:
         return None
     fence = int.from_bytes(raw[:8], "big")
     return Token(fence, raw[8:]) if fence <= FENCE_MAX else None
 
 
-def decode_tokens(texts: Sequence[str]) -> list[Token | None]:
-    """`decode_token` of each, quickly if all are well-formed."""
+def join_tokens(tokens: Sequence[Token | None]) -> bytes:
+    """The bytes of tokens, `TOKEN_BYTES` each; zeros for None, which no lease has (fences begin at 1)."""
+    return b"".join([_NO_TOKEN if token is None else _TOKEN.pack(token.fence, token.mac) for token in tokens])
+
+
+def split_tokens(joined: bytes) -> list[Token]:
+    """What `join_tokens` has joined, with a fence of 0 for None."""
+    return [Token(fence, mac) for fence, mac in _TOKEN.iter_unpack(joined)]
+
+
+def fences_of(joined: bytes) -> list[int]:
+    """The fences of joined tokens."""
+    return [fence for (fence,) in _FENCE.iter_unpack(joined)]
+
+
+def decode_tokens(texts: Sequence[str]) -> bytes:
+    """`join_tokens` of each one's `decode_token`, quickly if all are well-formed."""
     joined = "".join(texts)
     if texts and joined.isascii() and set(map(len, texts)) == {TOKEN_CHARS}:
         try:
             raw = urlsafe_b64decode(joined)  # what is not of the alphabet is left out, and then missing
         except Base64Error:
             raw = b""
-        if len(raw) == TOKEN_BYTES * len(texts) and urlsafe_b64encode(raw).decode("ascii") == joined:
-            pairs = list(_TOKEN.iter_unpack(raw))
-            if min(pairs)[0] >= 0:
-                return [Token(fence, mac) for fence, mac in pairs]
-    return [decode_token(text) for text in texts]
+        if len(raw) == TOKEN_BYTES * len(texts) and token_text(raw) == joined:
+            if max(raw[::TOKEN_BYTES]) < 0x80:  # none above `FENCE_MAX`
+                return raw
+    return join_tokens([decode_token(text) for text in texts])
 
 
 def lease_mac(secret: bytes, fence: int, message: int) -> bytes:
@@ -90,15 +111,16 @@ def lease_mac(secret: bytes, fence: int, message: int) -> bytes:
     return keyed.digest()
 
 
-def lease_macs(secret: bytes, first_fence: int, messages: Iterable[int]) -> list[bytes]:
-    """`lease_mac` of each message, under consecutive fences."""
+def lease_tokens(secret: bytes, leases: Iterable[tuple[int, int]]) -> list[bytes]:
+    """The bytes of the token of each fence and message."""
     copy, pack = _keyed(secret).copy, _LEASE.pack
-    macs: list[bytes] = []
-    for fence, message in enumerate(messages, first_fence):
+    made: list[bytes] = []
+    for fence, message in leases:
+        packed = pack(b"L", fence, message)
         keyed = copy()
-        keyed.update(pack(b"L", fence, message))
-        macs.append(keyed.digest())
-    return macs
+        keyed.update(packed)
+        made.append(packed[1:9] + keyed.digest())
+    return made
 
 
 @lru_cache(maxsize=4)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from trivet.limits import ANSWER_BYTES_MAX, KEYS_PER_QUEUE_MAX, QUEUES_MAX
 from trivet.machine import admin, bulk, keys, runs, transitions
 from trivet.machine.commands import Draft, Enqueue
-from trivet.machine.replies import Enqueued, EnqueuedOne, Refusal
+from trivet.machine.replies import Enqueued, EnqueuedOne, Refusal, enqueued
 from trivet.machine.state import (
     BLOCKED,
     CANCELLED,
@@ -66,16 +66,16 @@ def enqueue(m: Machine, command: Enqueue) -> Enqueued | Refusal:
     queue = m.queues.get(command.queue)
     if queue is not None and queue.topic is not None:
         return admin.of_a_topic(command.queue)
-    made = None if queue is None else bulk.enqueue(m, queue, command.drafts)
-    if made is not None:
-        return Enqueued(made)
+    first = None if queue is None else bulk.enqueue(m, queue, command.drafts)
+    if first is not None:
+        return Enqueued(first=first, count=len(command.drafts))
     if queue is not None and _is_plain(queue, command.drafts):
-        return Enqueued(tuple([create(m, queue, draft) for draft in command.drafts]))
+        return enqueued([create(m, queue, draft) for draft in command.drafts])
     entries = [(command.queue, draft) for draft in command.drafts]
     planned = plan(m, entries, command.auto_create, "/messages", {})
     if isinstance(planned, Refusal):
         return planned
-    return Enqueued(carry_out(m, planned))
+    return enqueued(carry_out(m, planned))
 
 
 def _is_plain(queue: Queue, drafts: Sequence[Draft]) -> bool:

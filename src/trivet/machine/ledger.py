@@ -23,6 +23,7 @@ from trivet.machine.state import (
     EffectRecord,
     Message,
 )
+from trivet.machine.tokens import live_message
 from trivet.units import DAY_MS
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def effect_begin(m: Machine, command: EffectBegin) -> EffectState | Refusal:
     """Grant the effect, or say that it is done. Refuses `stale_lease`, `effect_held`, `invalid_argument`."""
     message: Message | None = None
     if command.has_lease:
-        message = _leased_under(m, command.lease)
+        message = live_message(m, command.lease)
         if message is None:
             return Refusal("stale_lease", "the lease token is not live", "/lease_token")
     record = m.effects_by_id.get(command.effect_id)
@@ -276,13 +277,6 @@ def _issued(m: Machine, token: Token | None) -> EffectRecord | None:
     if record is None or effect_mac(m.secret, token.fence, record.effect_id) != token.mac:
         return None
     return record
-
-
-def _leased_under(m: Machine, token: Token | None) -> Message | None:
-    message = None if token is None else m.live_lease(token.fence)
-    if message is None or token is None or message.lease is None or message.lease.mac != token.mac:
-        return None
-    return message
 
 
 def _fence_of(message: Message) -> int:

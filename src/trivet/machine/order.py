@@ -12,10 +12,9 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import heappop, heappush
-from operator import attrgetter
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
-from trivet.machine.tables import NumberTable, Table
+from trivet.machine.tables import Table
 
 R = TypeVar("R")
 K = TypeVar("K", int, str)
@@ -26,8 +25,6 @@ SLACK = 64
 MIGRATE_STEP = 4
 SPILL = 8
 CHUNK = 512
-
-_AT_MS = attrgetter("at_ms")
 
 
 class LazyHeap(Generic[R]):
@@ -381,40 +378,6 @@ class Fifo(Generic[K, R]):
             chunks[-1].append(record)
         else:
             chunks.append([record])
-
-    def extend(self, keys: Sequence[int], records: Sequence[R]) -> None:
-        """`append` each; `keys` are theirs and have never been in here before."""
-        cast("NumberTable[R]", self._by_key).add_many(keys, records)
-        self._length += len(records)
-        chunks = self._chunks
-        done = 0
-        while done < len(records):
-            if not chunks or len(chunks[-1]) >= CHUNK:
-                chunks.append([])
-            room = CHUNK - len(chunks[-1])
-            chunks[-1].extend(records[done : done + room])
-            done += room
-
-    def drop_older(self, at_ms: int, most: int) -> int:
-        """Drop at most `most` of the oldest whose `at_ms` is not above this one; answers how many. For numbered
-        records whose `at_ms` never fall and whose keys were never in here twice."""
-        table = cast("NumberTable[R]", self._by_key)
-        dropped = 0
-        while dropped < most and self._chunks:
-            chunk, head = self._chunks[0], self._head
-            end = min(len(chunk), head + most - dropped)
-            if _AT_MS(chunk[end - 1]) > at_ms:
-                end = bisect_right(chunk, at_ms, head, end, key=_AT_MS)
-                most = 0  # the last piece
-            if end > head:
-                table.remove_many(cast(list[int], [self._key(record) for record in chunk[head:end]]))
-                dropped += end - head
-                self._length -= end - head
-                self._head = end
-            if self._head == len(chunk):
-                del self._chunks[0]
-                self._head = 0
-        return dropped
 
     def oldest(self) -> R | None:
         return self._chunks[0][self._head] if self._chunks else None

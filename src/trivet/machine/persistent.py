@@ -6,6 +6,8 @@ The order of fields is the format on disk: a new one goes to the end, with a def
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import Struct
 
 from trivet.machine.commands import Draft, QueueConfig
@@ -34,12 +36,24 @@ class LeaseInfo(Struct, array_like=True, gc=False):
     """The one lease of a leased message. `length_ms`: what a progress report renews. `cancelled`: R22."""
 
     fence: int
-    mac: bytes
     consumer: str
     started_at_ms: int
     expires_at_ms: int
     length_ms: int
     cancelled: bool = False
+    # not persistent, and different on each node
+    token: bytes = b""  # all 24 of its bytes, once this node has needed them (`tokens.fill_in`)
+
+    def to_data(self) -> tuple[Any, ...]:
+        """The persistent fields."""
+        return (
+            self.fence,
+            self.consumer,
+            self.started_at_ms,
+            self.expires_at_ms,
+            self.length_ms,
+            self.cancelled,
+        )
 
 
 class Totals(Struct, array_like=True):
@@ -77,11 +91,12 @@ class StoredReply(Struct, array_like=True, frozen=True, gc=False):
     reply: bytes
 
 
-class SettledToken(Struct, array_like=True, frozen=True, gc=False):
-    """A lease ended by ack, nack or release, and its first answer (R14)."""
+class SettledRun(Struct, array_like=True, frozen=True, gc=False):
+    """Leases ended by ack, nack or release, in one instant, under consecutive fences, and their first answer (R14).
+    `messages`: their numbers, eight bytes each, little-endian."""
 
     fence: int
-    message: int
+    messages: bytes
     at_ms: int
     answer: Settled
 

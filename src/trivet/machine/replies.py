@@ -1,11 +1,15 @@
 """What the machine answers: plain data, one reply a request, equal on every node (R11).
 
 A reply holds no reference into the state, so it can be stored for repeats (R12) and hashed into the
-digest. The HTTP layer turns it into JSON; what a lease shows of a message is read from the state
+digest. What it says of many messages alike stands in it once, or in columns: each node makes and hashes
+each reply. The HTTP layer turns it into JSON; what a lease shows of a message is read from the state
 right after apply (`views.leased`).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -45,23 +49,50 @@ class EnqueuedOne(Struct, array_like=True, frozen=True, gc=False):
 
 
 class Enqueued(Struct, array_like=True, frozen=True, tag=4):
-    messages: tuple[EnqueuedOne, ...]
+    """`count` new messages from number `first` on, all ready, or `each` of them."""
+
+    each: tuple[EnqueuedOne, ...] = ()
+    first: int = 0
+    count: int = 0
+
+    @property
+    def messages(self) -> tuple[EnqueuedOne, ...]:
+        if not self.count:
+            return self.each
+        return tuple([EnqueuedOne(number, "ready") for number in range(self.first, self.first + self.count)])
 
 
-class Grant(Struct, array_like=True, frozen=True, gc=False):
+def enqueued(made: Sequence[EnqueuedOne]) -> Enqueued:
+    """The one form an answer of these messages has: equal whichever code made them."""
+    first = made[0].message if made else 0
+    for number, one in enumerate(made, first):
+        if one.message != number or one.state != "ready" or one.duplicate:
+            return Enqueued(tuple(made))
+    return Enqueued(first=first, count=len(made))
+
+
+class Grant(NamedTuple):
+    """One row of `Leased`. Its token's mac is not written: it follows from fence and message (R13)."""
+
     message: int
     fence: int
-    mac: bytes
     lease_expires_at_ms: int
     attempt: int
 
 
 class Leased(Struct, array_like=True, frozen=True, tag=5):
-    """`lost`: of a repeated lease request, how many grants are no longer live (R18)."""
+    """What was leased, in columns. `lost`: of a repeated lease request, how many are no longer live (R18)."""
 
-    grants: tuple[Grant, ...]
+    messages: tuple[int, ...]
+    fences: tuple[int, ...]
+    lease_expires_at_ms: tuple[int, ...]
+    attempts: tuple[int, ...]
     now_ms: int
     lost: int = 0
+
+    @property
+    def grants(self) -> tuple[Grant, ...]:
+        return tuple(map(Grant, self.messages, self.fences, self.lease_expires_at_ms, self.attempts))
 
 
 class Settled(Struct, array_like=True, frozen=True, gc=False):
@@ -76,9 +107,26 @@ class Settled(Struct, array_like=True, frozen=True, gc=False):
     cancelled: bool = False
 
 
+ACKED = Settled("acked")
+
+
 class SettledAll(Struct, array_like=True, frozen=True, tag=6):
-    results: tuple[Settled, ...]
+    """`acked` items, all with the answer `ACKED`, or `each` of them."""
+
+    each: tuple[Settled, ...] = ()
     messages: tuple[EnqueuedOne, ...] | None = None  # ack with enqueue
+    acked: int = 0
+
+    @property
+    def results(self) -> tuple[Settled, ...]:
+        return (ACKED,) * self.acked or self.each
+
+
+def all_settled(results: Sequence[Settled]) -> SettledAll:
+    """The one form the answer to an ack of nothing but tokens has."""
+    if results.count(ACKED) == len(results):
+        return SettledAll(acked=len(results))
+    return SettledAll(tuple(results))
 
 
 class MessageChanged(Struct, array_like=True, frozen=True, tag=7):

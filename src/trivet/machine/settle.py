@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from trivet.limits import ERROR_BYTES_MAX, SETTLE_WINDOW_MS
-from trivet.machine import bulk, flow_steps, ids, intake, ledger, transitions
-from trivet.machine.commands import Ack, AckItem, Nack, NackItem, Release, Token
-from trivet.machine.persistent import SettledToken
-from trivet.machine.replies import EnqueuedOne, Refusal, Settled, SettledAll
+from trivet.machine import bulk, flow_steps, intake, ledger, transitions
+from trivet.machine.commands import (
+    Ack,
+    AckItem,
+    AckLeases,
+    AckTokens,
+    Nack,
+    NackItem,
+    Release,
+    ReleaseLeases,
+)
+from trivet.machine.ids import join_tokens
+from trivet.machine.replies import ACKED, EnqueuedOne, Refusal, Settled, SettledAll, all_settled
 from trivet.machine.state import (
     CANCELLED,
     DEAD,
@@ -21,49 +31,30 @@ from trivet.machine.state import (
     Message,
     is_gone,
 )
+from trivet.machine.tokens import fence_of, judged, live_message
 
 if TYPE_CHECKING:
     from trivet.machine.core import Machine
 
-ACKED = Settled("acked")
 RELEASED = Settled("released")
+NOTHING_MORE = AckItem(None)
 STALE = Settled("stale_lease")
 NOT_FOUND = Settled("not_found")
 
 _VERBS = {"acked": "ack", "nacked": "nack", "dead": "nack", "released": "release"}
 
 
-def live_message(m: Machine, token: Token | None) -> Message | None:
-    """The message this token leases now, or None."""
-    if token is None:
-        return None
-    message = m.live_lease(token.fence)
-    if message is None or message.lease is None or message.lease.mac != token.mac:
-        return None
-    return message
-
-
-def answer_ended(m: Machine, token: Token | None, verb: str) -> Settled:
-    """What a token that is not live gets: its first answer again, `stale_lease`, or `not_found` (R14)."""
-    if token is None:
-        return NOT_FOUND
-    settled = m.settled.get(token.fence)
+def answer_ended(m: Machine, fence: int, verb: str) -> Settled:
+    """What a fence gets under which nothing is leased: its first answer again, `stale_lease`, or `not_found` (R14)."""
+    settled = m.settled.get(fence)
     if settled is not None and settled.at_ms + SETTLE_WINDOW_MS > m.clock_ms:
-        if ids.lease_mac(m.secret, token.fence, settled.message) != token.mac:
-            return NOT_FOUND
         return replace(settled.answer, repeated=True) if _VERBS[settled.answer.status] == verb else STALE
-    message = m.expired.get(token.fence)
-    if (
-        message is not None
-        and not is_gone(message)
-        and ids.lease_mac(m.secret, token.fence, message.number) == token.mac
-    ):
-        return STALE
-    return NOT_FOUND
+    message = m.expired.get(fence)
+    return STALE if message is not None and not is_gone(message) else NOT_FOUND
 
 
 def _remember(m: Machine, fence: int, message: Message, answer: Settled) -> None:
-    m.remember_settled((fence,), (SettledToken(fence, message.number, m.clock_ms, answer),))
+    m.remember_settled((fence,), (message.number,), answer)
 
 
 # --- ack ----------------------------------------------------------------------------------------------
@@ -73,27 +64,42 @@ def ack(m: Machine, command: Ack) -> SettledAll | Refusal:
     """Finish leased messages as done. With `enqueue` all or nothing, otherwise item by item (R15)."""
     if command.enqueue:
         return _ack_and_enqueue(m, command)
-    results: list[Settled] = []
-    claimed: dict[str, int] = {}
     items = command.items
-    while len(results) < len(items):
-        done = bulk.ack(m, items, len(results), ACKED)
-        if done:
-            results += [ACKED] * done
-            continue
-        item = items[len(results)]
-        message = live_message(m, item.token)
+    return _ack_each(m, judged(m, join_tokens([item.token for item in items])), items)
+
+
+def ack_tokens(m: Machine, command: AckTokens) -> SettledAll:
+    """`ack` of nothing but tokens, which the leader could not check."""
+    return _ack_each(m, judged(m, command.tokens))
+
+
+def ack_leases(m: Machine, command: AckLeases) -> SettledAll:
+    """`ack` of nothing but tokens, which the leader has checked."""
+    return _ack_each(m, command.fences)
+
+
+def _ack_each(m: Machine, fences: Sequence[int], items: Sequence[AckItem] = ()) -> SettledAll:
+    """`items`: where they say more than the fences."""
+    found = m.leases.get_many(fences)
+    for at, item in enumerate(items):
+        if item.result is not None or item.effects:
+            found[at] = None  # not plain
+    claimed: dict[str, int] = {}
+    results = [ACKED] * bulk.ack(m, found, 0)
+    while len(results) < len(fences):
+        at = len(results)
+        item = items[at] if items else NOTHING_MORE
+        message = m.live_lease(fences[at])
+        code = None if message is None else ledger.check_ack(m, message, item.effects, claimed)
         if message is None:
-            results.append(answer_ended(m, item.token, "ack"))
-            continue
-        if item.effects:
-            code = ledger.check_ack(m, message, item.effects, claimed)
-            if code is not None:
-                results.append(Settled(code))
-                continue
-        _ack_one(m, message, item)
-        results.append(ACKED)
-    return SettledAll(tuple(results))
+            results.append(answer_ended(m, fences[at], "ack"))
+        elif code is not None:
+            results.append(Settled(code))
+        else:
+            _ack_one(m, message, item)
+            results.append(ACKED)
+        results += [ACKED] * bulk.ack(m, found, len(results))
+    return all_settled(results)
 
 
 def _ack_one(m: Machine, message: Message, item: AckItem) -> None:
@@ -133,9 +139,10 @@ def _ack_and_enqueue(m: Machine, command: Ack) -> SettledAll | Refusal:
         return plan
     results: list[Settled] = []
     for item in command.items:
-        message = live_message(m, item.token)
+        fence = fence_of(m, item.token)
+        message = m.live_lease(fence)
         if message is None:  # the same token twice in one request
-            results.append(answer_ended(m, item.token, "ack"))
+            results.append(answer_ended(m, fence, "ack"))
         else:
             _ack_one(m, message, item)
             results.append(ACKED)
@@ -150,9 +157,10 @@ def nack(m: Machine, command: Nack) -> SettledAll:
     """Give messages back as failed: waiting again, or dead."""
     results: list[Settled] = []
     for item in command.items:
-        message = live_message(m, item.token)
+        fence = fence_of(m, item.token)
+        message = m.live_lease(fence)
         if message is None:
-            results.append(answer_ended(m, item.token, "nack"))
+            results.append(answer_ended(m, fence, "nack"))
         else:
             results.append(_nack_one(m, message, item))
     return SettledAll(tuple(results))
@@ -189,11 +197,20 @@ def cut(error: str) -> str:
 
 def release(m: Machine, command: Release) -> SettledAll:
     """Give messages back untouched: to their place, the attempt not counted (R20)."""
+    return _release_each(m, [fence_of(m, token) for token in command.tokens])
+
+
+def release_leases(m: Machine, command: ReleaseLeases) -> SettledAll:
+    """`release` of the leader's own leases."""
+    return _release_each(m, command.fences)
+
+
+def _release_each(m: Machine, fences: Sequence[int]) -> SettledAll:
     results: list[Settled] = []
-    for token in command.tokens:
-        message = live_message(m, token)
+    for fence in fences:
+        message = m.live_lease(fence)
         if message is None:
-            results.append(answer_ended(m, token, "release"))
+            results.append(answer_ended(m, fence, "release"))
         else:
             results.append(_release_one(m, message))
     return SettledAll(tuple(results))

@@ -8,7 +8,7 @@ gives each record exactly once, as it was at the open, in an order that depends 
 the full state digest is a sum and does not.
 
 Nothing is listed whole: queues are at most 10,000, messages, keys, effects and sweeps are read from their
-`Index` a few at a time by number, and the two `Fifo`s of immutable records keep their chunks.
+`Index` a few at a time by number, and the immutable records of stored replies and settled tokens keep their chunks.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from trivet.machine.persistent import (
     KeyData,
     MessageData,
     QueueData,
-    SettledToken,
+    SettledRun,
     StoredReply,
     SweepData,
 )
@@ -131,7 +131,7 @@ class Walk:
         self._schedules = list(machine.schedules.by_name.values())
         self._topics = [(topic, topic.next_offset) for topic in machine.topics_by_number.values()]
         self._upto = machine.next_number  # what has a higher number was born later
-        self._fifos = ((REPLIES, machine.replies.chunks()), (SETTLED, machine.settled.chunks()))
+        self._fifos = ((REPLIES, machine.replies.chunks()), (SETTLED, machine.settled.frozen()))
         self._early.append((HEADER, self._encode(machine.header())))
         machine.walk_count += 1
         machine.walk_mark = self._mark = machine.walk_count
@@ -395,7 +395,7 @@ _DECODERS: dict[int, msgspec.msgpack.Decoder[Any]] = {
     RUN_EVENTS: msgspec.msgpack.Decoder(RunEventData),
     SWEEPS: msgspec.msgpack.Decoder(SweepData),
     REPLIES: msgspec.msgpack.Decoder(StoredReply),
-    SETTLED: msgspec.msgpack.Decoder(SettledToken),
+    SETTLED: msgspec.msgpack.Decoder(SettledRun),
 }
 
 _LOADERS: dict[int, Callable[[Machine, Any], None]] = {

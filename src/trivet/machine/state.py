@@ -4,8 +4,8 @@
   before a record changes or goes, `Machine.touch(record)` hands it to an open snapshot walk that has not
   reached it yet; the walk sets `mark` to its number. New records are born with ``Machine.walk_mark``
   (0 when no walk is open), so a walk never hands out what came after it was opened.
-* `StoredReply` and `SettledToken` (`persistent.py`) never change and live in `Fifo`s: a walk keeps
-  ``fifo.chunks()`` from its start and needs no marks for them.
+* `StoredReply` and `SettledRun` (`persistent.py`) never change and leave in the order they came: a walk keeps
+  ``replies.chunks()`` and ``settled.frozen()`` from its start and needs no marks for them.
 * `to_data()` gives the persistent fields as plain data, first to last in the order of the class;
   `from_data` makes the record again. Everything derived (heaps, indices, counts, sums, wake-ups) is a
   pure function of the persistent fields: `core.Machine.load_*` rebuilds it with the same code that keeps
@@ -14,7 +14,7 @@
 Tables of `Machine` (see `core.py`): ``queues`` (name → Queue), ``dying`` (uid → deleted Queue still being
 swept), ``messages`` (number → Message), ``leases`` (fence → leased Message), ``expired`` (fence → Message,
 leases that ended by expiry), ``effects`` (effect id → EffectRecord), ``effect_fences`` (fence →
-EffectRecord), ``effect_index`` (Index of the same by number), ``replies`` and ``settled`` (Fifos), ``sweeps`` and
+EffectRecord), ``effect_index`` (Index of the same by number), ``replies`` (Fifo), ``settled``, ``sweeps`` and
 ``resolving`` (Index of Sweep by number: all kinds but SWEEP_DEPENDENTS, and that one),
 ``topics`` (name → Topic), ``topics_by_number`` (also the deleted ones that are still being swept),
 ``catching_up`` (uid of a group's queue → its Sweep), ``dependents`` (message number → Index of the blocked messages that wait for it).
@@ -137,7 +137,7 @@ class Message(Struct, eq=False, gc=False):
             self.ready_at_ms,
             self.attempt,
             self.pending,
-            self.lease,
+            None if self.lease is None else self.lease.to_data(),
             self.history,
             self.progress,
             self.result,

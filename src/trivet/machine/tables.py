@@ -121,6 +121,18 @@ class NumberTable(Table[int, R]):
         at = block & self._mask
         return self._shards[block & (self._mask << 1 | 1) if at < self._split else at].get(key, default)
 
+    def get_many(self, keys: Sequence[int]) -> list[R | None]:
+        """`get` of each; cheapest when they follow each other."""
+        found: list[R | None] = []
+        block = -1
+        shard: dict[int, R] = {}
+        for key in keys:
+            if key >> BLOCK_BITS != block:
+                block = key >> BLOCK_BITS
+                shard = self._shard(key)
+            found.append(shard.get(key))
+        return found
+
     def add_many(self, keys: Sequence[int], records: Sequence[R]) -> None:
         """Add records under keys that are not in use; cheapest when they follow each other."""
         done, count = 0, len(keys)

@@ -7,16 +7,16 @@ is `Milli` (R30). A field that does not apply is absent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import nsmallest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trivet.limits import ANSWER_BYTES_MAX
-from trivet.machine import flow_steps, ledger
+from trivet.machine import flow_steps, ledger, tokens
 from trivet.machine.commands import Backoff, Draft
-from trivet.machine.ids import encode_token, message_id
+from trivet.machine.ids import message_id, token_text
 from trivet.machine.persistent import Attempt
-from trivet.machine.replies import EnqueuedOne, Grant
+from trivet.machine.replies import EnqueuedOne
 from trivet.machine.runs import REPLAY
 from trivet.machine.state import (
     BLOCKED,
@@ -147,13 +147,15 @@ def ended(m: Machine, found: Message) -> dict[str, Any] | None:
     return shown
 
 
-def leased(m: Machine, grant: Grant) -> dict[str, Any] | None:
-    """What a lease shows of its message; None if the grant is not live any more."""
-    found = m.live_lease(grant.fence)
+def leased(m: Machine, fence: int) -> dict[str, Any] | None:
+    """What a lease shows of its message; None if it is not live any more."""
+    found = m.live_lease(fence)
     if found is None or found.lease is None:
         return None
+    if not found.lease.token:
+        tokens.fill_in(m, (found,))
     shown = _basics(found)
-    shown["lease_token"] = encode_token(grant.fence, grant.mac)
+    shown["lease_token"] = token_text(found.lease.token)
     shown["lease_expires_at_ms"] = found.lease.expires_at_ms
     parents = flow_steps.parents(m, found)
     if parents is not None:
@@ -161,20 +163,19 @@ def leased(m: Machine, grant: Grant) -> dict[str, Any] | None:
     return shown
 
 
-PlainLease = tuple[int, str, bytes, int, int, int, int, int, bytes, int, int]
+PlainLease = tuple[int, str, bytes, int, int, int, int, bytes, int, int]
 """A leased message that has none of the rarer fields: number, queue, body, codec, priority, attempt, max_attempts,
-fence, mac, enqueued_at_ms, lease_expires_at_ms."""
+token (its 24 bytes), enqueued_at_ms, lease_expires_at_ms."""
 
 
-def leases(m: Machine, grants: Iterable[Grant]) -> list[PlainLease | dict[str, Any]]:
-    """`leased` of each grant that is live; most of them in the short form."""
+def leases(m: Machine, fences: Sequence[int]) -> list[PlainLease | dict[str, Any]]:
+    """`leased` under each fence that is live; most of them in the short form."""
     shown: list[PlainLease | dict[str, Any]] = []
-    leased_under = m.leases.get
-    for grant in grants:
-        found = leased_under(grant.fence)
-        if found is None or found.lease is None or found.queue.deleted:
-            continue
-        draft, queue = found.draft, found.queue
+    live = [found for found in m.leases.get_many(fences) if found is not None and not found.queue.deleted]
+    tokens.fill_in(m, live)
+    for found in live:
+        draft, queue, lease = found.draft, found.queue, found.lease
+        assert lease is not None
         if (
             draft.headers
             or draft.content_type is not None
@@ -184,7 +185,7 @@ def leases(m: Machine, grants: Iterable[Grant]) -> list[PlainLease | dict[str, A
             or found.expires_at_ms
             or found.origin is not None
         ):
-            whole = leased(m, grant)
+            whole = leased(m, lease.fence)
             assert whole is not None
             shown.append(whole)
             continue
@@ -197,10 +198,9 @@ def leases(m: Machine, grants: Iterable[Grant]) -> list[PlainLease | dict[str, A
                 found.priority,
                 found.attempt,
                 queue.config.max_attempts,
-                grant.fence,
-                grant.mac,
+                lease.token,
                 found.enqueued_at_ms,
-                found.lease.expires_at_ms,
+                lease.expires_at_ms,
             )
         )
     return shown

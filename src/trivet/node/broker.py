@@ -16,14 +16,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from trivet.consensus.port import Applied, NotProposed, Outcome, Unknown
 from trivet.errors import TrivetError
 from trivet.limits import ENTRY_BYTES_TARGET
-from trivet.machine import keys, publishing
+from trivet.machine import keys, publishing, tokens
 from trivet.machine.commands import (
     MACHINE_VERSION,
     Ack,
+    AckTokens,
     Command,
     CreateFlow,
     EffectBegin,
@@ -155,6 +157,9 @@ class Broker:
         """
         self._admit(request)
         if piece is None:
+            written = self._written(request.command)
+            if written is not request.command:
+                request = replace(request, command=written)
             piece = encode_request(request)
         self._waiting.append(_Offer(request, piece, show, end, self.clock.monotonic()))
         self._waiting_bytes += len(piece)
@@ -162,6 +167,23 @@ class Broker:
         self._wake()
         for listener in self.on_offered:
             listener(request)
+
+    def encoded(
+        self, command: Command, request_id: str | None, fingerprint: Callable[[bytes], bytes]
+    ) -> tuple[Request, bytes]:
+        """The request and its `piece` for `offer`, of a command that holds no map: its bytes are the same in every
+        codec, so that those of the log are what `fingerprint` is made of, too, and the command is encoded once."""
+        data = encode_command(command)
+        told = b"" if request_id is None else fingerprint(data)
+        written = self._written(command)
+        if written is not command:
+            data = encode_command(written)
+        request = Request(written, request_id, told)
+        return request, join_request(data, request)
+
+    def _written(self, command: Command) -> Command:
+        """What the log holds of a command: of tokens the leader can judge, their fences (ADR 0019)."""
+        return tokens.checked(self.machine, command) if isinstance(command, AckTokens) else command
 
     async def submit(
         self, request: Request, show: Show | None = None, piece: bytes | None = None
@@ -403,19 +425,6 @@ class Broker:
         self._waiting_bytes = 0
         for offer in failed:
             offer.end(error)
-
-
-def encoded(
-    command: Command, request_id: str | None, fingerprint: Callable[[bytes], bytes]
-) -> tuple[Request, bytes]:
-    """The request and its `piece` for `offer`, of a command that holds no map: its bytes are the same in every codec,
-    so that those of the log are what `fingerprint` is made of, too, and the command is encoded once."""
-    if request_id is None:
-        request = Request(command)
-        return request, encode_request(request)
-    data = encode_command(command)
-    request = Request(command, request_id, fingerprint(data))
-    return request, join_request(data, request)
 
 
 def _ended(machine: Machine, offer: _Offer, answer: Answer, term: int) -> Committed | TrivetError:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from trivet.errors import TrivetError
 from trivet.limits import ANSWER_BYTES_MAX, PARKED_POLLS_MAX
 from trivet.machine import views
-from trivet.machine.commands import Lease, Release, Request, Token
+from trivet.machine.commands import Lease, ReleaseLeases, Request
 from trivet.machine.replies import Answer, Leased
 from trivet.node.ahead import coming
 from trivet.node.broker import Broker, Committed, leasable
@@ -69,7 +69,7 @@ class _Poll:
 def show_leases(machine: Machine, answer: Answer) -> list[views.PlainLease | dict[str, Any]]:
     """What the grants show of their messages, read right after their entry (a grant may be gone again)."""
     assert isinstance(answer.reply, Leased)
-    return views.leases(machine, answer.reply.grants)
+    return views.leases(machine, answer.reply.fences)
 
 
 class Waiters:
@@ -195,11 +195,10 @@ class Waiters:
         """Give back leases nobody will ever hear of (R26). With a request id the client can ask again."""
         reply = committed.answer.reply
         assert isinstance(reply, Leased)
-        if ask.request_id is not None or not reply.grants:
+        if ask.request_id is not None or not reply.fences:
             return
-        tokens = tuple(Token(grant.fence, grant.mac) for grant in reply.grants)
         try:
-            self._broker.offer(Request(Release(tokens)), lambda _result: None)
+            self._broker.offer(Request(ReleaseLeases(reply.fences)), lambda _result: None)
         except TrivetError:
             # Overloaded: the leases then end by their own time, as those of a crashed worker do.
             return
@@ -301,7 +300,7 @@ class Waiters:
             return
         reply = result.answer.reply
         assert isinstance(reply, Leased)
-        if reply.grants or result.answer.repeated:
+        if reply.fences or result.answer.repeated:
             if all(caller.future.done() for caller in poll.callers):  # gone, or going in this very turn
                 self.release(poll.ask, result)
             self._finish(poll, result)

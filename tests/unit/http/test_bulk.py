@@ -14,8 +14,8 @@ from trivet.http.codec import BIG_BYTES, JSON, MSGPACK, Codec
 from trivet.machine import views
 from trivet.machine.commands import MACHINE_VERSION, Draft, Enqueue, Extras, Genesis, Lease, Request
 from trivet.machine.core import Machine
-from trivet.machine.ids import decode_token, decode_tokens, encode_token
-from trivet.machine.replies import EnqueuedOne, Leased, Settled
+from trivet.machine.ids import decode_token, encode_token, join_tokens
+from trivet.machine.replies import EnqueuedOne, Leased, Settled, all_settled, enqueued
 from trivet.wire.entry import encode_command, encode_request, join_request
 
 ENCODE = {JSON: msgspec.json.encode, MSGPACK: msgspec.msgpack.encode}
@@ -119,8 +119,8 @@ def test_plain_acks(media: str, tokens: list[str]) -> None:
     quick = bulk.acks(data, media)
     assert quick is not None and quick[1] is msgspec.UNSET
     given = Codec(s.AckIn).decode(data, media)
-    assert quick[0] == build.ack(given, typed=media == MSGPACK, now_ms=0, auto_create=True).items
-    assert decode_tokens(tokens) == [decode_token(token) for token in tokens]
+    assert quick[0] == build.ack(given, typed=media == MSGPACK, now_ms=0, auto_create=True)
+    assert quick[0].tokens == join_tokens([decode_token(token) for token in tokens])
 
 
 @pytest.mark.parametrize(
@@ -143,11 +143,12 @@ def test_other_acks_are_left_alone(given: Any) -> None:
 def test_answers_to_enqueue_and_ack(media: str, count: int) -> None:
     made = [EnqueuedOne(n, ("ready", "delayed", "blocked", "dead")[n % 4]) for n in range(count)]
     made.append(EnqueuedOne(7, "done", True, b'{"a":1}'))
-    told = DECODE[media](bulk.enqueued(made, media))
-    assert told == [DECODE[media](render.encode(render.enqueued(one, media), media)) for one in made]
+    for some in (made, [EnqueuedOne(n, "ready") for n in range(5, 5 + count)]):
+        told = DECODE[media](bulk.enqueued(enqueued(some), media))
+        assert told == [DECODE[media](render.encode(render.enqueued(one, media), media)) for one in some]
     for last in (Settled("acked"), Settled("acked", repeated=True), Settled("stale_lease")):
         results = [Settled("acked")] * count + [last]
-        told = DECODE[media](bulk.settled(results, media))
+        told = DECODE[media](bulk.settled(all_settled(results), media))
         assert told == [render.settled(one) for one in results]
 
 
@@ -176,12 +177,12 @@ def test_the_answer_to_a_lease(media: str) -> None:
     machine.apply(Request(Enqueue(queue, tuple(DRAFTS))))
     reply = machine.apply(Request(Lease((queue,), "w", 100))).reply
     assert isinstance(reply, Leased) and len(reply.grants) == len(DRAFTS)
-    shown = views.leases(machine, reply.grants)
+    shown = views.leases(machine, reply.fences)
     assert sum(isinstance(one, tuple) for one in shown) == 15
     told = DECODE[media](bulk.leased(shown, media))
     general = []
     for grant in reply.grants:
-        one = views.leased(machine, grant)
+        one = views.leased(machine, grant.fence)
         assert one is not None
         whole = render.message({"headers": {}, "group": None, **one}, media)
         general.append(DECODE[media](render.encode(whole, media)))

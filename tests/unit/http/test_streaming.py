@@ -20,14 +20,12 @@ from trivet.http.app import Settings
 from trivet.machine import run_views
 from trivet.machine.commands import (
     MACHINE_VERSION,
-    Ack,
-    AckItem,
+    AckLeases,
     Draft,
     Enqueue,
     Extras,
     Lease,
     Request,
-    Token,
 )
 from trivet.machine.run_commands import AppendRunEvents, NewRunEvent
 from trivet.node import readers
@@ -219,7 +217,7 @@ def _finish(node: Following) -> list[Any]:
     node.entry(Lease(("q",), "w"))
     ((fence, message),) = node.machine.leases.items()
     assert message.lease is not None
-    return [Ack((AckItem(Token(fence, message.lease.mac)),))]
+    return [AckLeases((fence,))]
 
 
 def test_r26_streams_count_among_what_waits_on_a_node() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from tests.tokens import token_of
 from trivet.machine import topics
 from trivet.machine.commands import (
     MACHINE_VERSION,
@@ -35,7 +36,7 @@ from trivet.machine.persistent import (
     KeyData,
     MessageData,
     QueueData,
-    SettledToken,
+    SettledRun,
     StoredReply,
     SweepData,
 )
@@ -125,7 +126,7 @@ class Kit:
 
 
 def token(grant: Grant) -> Token:
-    return Token(grant.fence, grant.mac)
+    return token_of(grant, SECRET)
 
 
 def code(reply: Reply) -> str:
@@ -157,7 +158,9 @@ def dump(m: Machine) -> dict[str, list[Any]]:
             _again(s.to_data(), SweepData) for table in (m.sweeps, m.resolving) for s in table.after(0)
         ],
         "replies": [_again(r, StoredReply) for r in m.replies],
-        "settled": [_again(r, SettledToken) for r in m.settled],
+        "settled": [
+            _again(run, SettledRun) for chunk, start, end in m.settled.frozen() for run in chunk[start:end]
+        ],
         "runs": [_again(run.to_data(), RunData) for run in m.run_index.after(0)],
         "run events": [_again(e.to_data(), RunEventData) for run in m.run_index.after(0) for e in run.events],
     }

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 import pytest
 
 from tests.long import pick
-from tests.unit.machine.kit import derived
-from trivet.machine import bulk, invariants
+from tests.tokens import as_proposed, token_of
+from tests.unit.machine.kit import Kit, derived, token
+from trivet.machine import bulk, invariants, settle
 from trivet.machine import commands as c
 from trivet.machine.commands import Ack, AckItem, Draft, Enqueue, Extras, Lease, Request, Token
 from trivet.machine.core import Machine
-from trivet.machine.replies import Leased
+from trivet.machine.ids import join_tokens
+from trivet.machine.replies import Leased, SettledAll
 from trivet.machine.snapshotting import NOTHING_YET, Walk, state_digest
+from trivet.machine.state import READY, Message
+from trivet.machine.tables import NumberTable
 
 SEEDS = range(int(pick("8", "200")))
 OUT_OF_REACH = 1 << 30
@@ -123,7 +128,7 @@ def test_the_same_log_with_and_without_it(seed: int, monkeypatch: pytest.MonkeyP
         for machine, fewest in ((quick, 1), (plain, OUT_OF_REACH)):
             monkeypatch.setattr(bulk, "FEWEST", fewest)
             machine.begin_entry(index, now_ms, c.MACHINE_VERSION, b"entry")
-            answers.append([machine.apply(request) for request in requests])
+            answers.append([machine.apply(as_proposed(machine, request)) for request in requests])
             effects = machine.end_entry()
             hints.append((effects.ready, list(effects.finished), effects.deleted))
         assert answers[0] == answers[1], index
@@ -131,7 +136,7 @@ def test_the_same_log_with_and_without_it(seed: int, monkeypatch: pytest.MonkeyP
         assert quick.digest() == plain.digest()
         for answer in answers[0]:
             if isinstance(answer.reply, Leased):
-                author.tokens += [Token(grant.fence, grant.mac) for grant in answer.reply.grants]
+                author.tokens += [token_of(grant, quick.secret) for grant in answer.reply.grants]
         if index % 17 == 4 and walks:
             taken = [records(walk) for walk in walks]
             assert taken[0] == taken[1]
@@ -150,11 +155,53 @@ def test_it_is_used() -> None:
     machine.apply(Request(c.PutQueue("q", c.QueueConfig())))
     queue = machine.queues["q"]
     made = bulk.enqueue(machine, queue, [Draft()] * 5)
-    assert made is not None and len(made) == 5 and invariants.check(machine) == []
-    grants: list[c.Any] = []
-    assert bulk.lease(machine, queue, Lease(("q",), "w", 3), grants, 100, 3) == (0, 88)
-    assert len(grants) == 3 and invariants.check(machine) == []
-    items = [AckItem(Token(grant.fence, grant.mac)) for grant in grants]
-    from trivet.machine.settle import ACKED
+    assert made == queue.index.slice_after(0, 1)[0].number and queue.counts[READY] == 5
+    assert invariants.check(machine) == []
+    leased: list[Message] = []
+    assert bulk.lease(machine, queue, Lease(("q",), "w", 3), leased, 100, 3) == (0, 88)
+    assert len(leased) == 3 and invariants.check(machine) == []
+    assert bulk.ack(machine, leased, 1) == 2 and invariants.check(machine) == []
 
-    assert bulk.ack(machine, items, 1, ACKED) == 2 and invariants.check(machine) == []
+
+def test_leases_that_are_plain_by_turns_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bulk and general code take turns a thousand times: that must not look at all that is left each time (R25)."""
+    kit = Kit()
+    kit.put(*[Draft(key=f"k{n}" if n % 2 else None) for n in range(1000)])
+    grants = kit.lease(1000)
+    looked_up = 0
+
+    def counting(table: NumberTable[Message], keys: Sequence[int]) -> list[Message | None]:
+        nonlocal looked_up
+        looked_up += len(keys)
+        return [table.get(key) for key in keys]
+
+    monkeypatch.setattr(NumberTable, "get_many", counting)
+    reply = kit(c.AckLeases(tuple(grant.fence for grant in grants)))
+    assert reply == SettledAll(acked=1000) and looked_up == 1000
+    assert invariants.check(kit.m) == []
+
+
+@pytest.mark.parametrize("odd", ["a lease not given yet", "a wrong mac", "a result"])
+def test_one_odd_item_leaves_the_others_in_bulk(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One apply is not cut into slices: a thousand acks must not take the long way for the sake of one (R25)."""
+    kit = Kit()
+    kit.put(*[Draft()] * 1000)
+    given = [token(grant) for grant in kit.lease(1000)]
+    slowly: list[int] = []
+    one_by_one = settle._ack_one
+
+    def counting(m: Machine, message: Message, item: AckItem) -> None:
+        slowly.append(message.number)
+        one_by_one(m, message, item)
+
+    monkeypatch.setattr(settle, "_ack_one", counting)
+    if odd == "a result":
+        items = [AckItem(one, b"1" if at == 500 else None) for at, one in enumerate(given)]
+        statuses = [one.status for one in kit(Ack(tuple(items))).results]  # type: ignore[union-attr]
+        assert statuses == ["acked"] * 1000 and len(slowly) == 1
+        return
+    spoilt = Token(given[500].fence + (10**6 if "given" in odd else 0), b"x" * 16)
+    command = c.AckTokens(join_tokens([*given[:500], spoilt, *given[501:]]))
+    statuses = [one.status for one in kit(command).results]  # type: ignore[union-attr]
+    assert statuses == ["acked"] * 500 + ["not_found"] + ["acked"] * 499 and not slowly
+    assert invariants.check(kit.m) == []

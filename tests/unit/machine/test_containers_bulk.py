@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from trivet.machine.order import CHUNK, Fifo, Index, LazyHeap
+from trivet.machine.order import CHUNK, Index, LazyHeap
 from trivet.machine.tables import BLOCK, NumberTable
 
 
@@ -129,20 +129,3 @@ def test_a_table_filled_and_emptied_in_runs(seed: int) -> None:
         assert all(table.get(number) == -number for number in plain)
     with pytest.raises(KeyError):
         table.remove_many([top + 1])
-
-
-@pytest.mark.parametrize("most", [1, 7, CHUNK, 3 * CHUNK])
-def test_a_fifo_drops_what_is_older(most: int) -> None:
-    fifo: Fifo[int, Thing] = Fifo(lambda thing: thing.number, NumberTable())
-    things = [Thing(n, n // 100) for n in range(3 * CHUNK)]
-    fifo.extend([thing.number for thing in things], things)
-    old = sum(thing.at_ms <= 9 for thing in things)
-    assert fifo.drop_older(-1, most) == 0
-    dropped = 0
-    while done := fifo.drop_older(9, most):
-        assert done <= most
-        dropped += done
-        assert len(fifo) == len(things) - dropped == len(list(fifo))
-    assert dropped == old and fifo.get(old - 1) is None and fifo.get(old) is things[old]
-    assert next(iter(fifo)) is things[old] is fifo.oldest()
-    assert fifo.drop_older(10**9, 10**9) == len(things) - old and fifo.oldest() is None

@@ -23,7 +23,7 @@ def make(**config: Any) -> FlowKit:
 
 
 def leased(kit: FlowKit, queue: str = "q") -> dict[str, Any]:
-    shown = views.leased(kit.m, kit.next(queue))
+    shown = views.leased(kit.m, kit.next(queue).fence)
     assert shown is not None
     return shown
 
@@ -139,7 +139,7 @@ def test_a_step_is_given_the_results_of_its_parents() -> None:
     kit = make()
     kit.flow("a b c:a,b d:c")
     one, two = kit.lease(2)
-    assert (views.leased(kit.m, one) or {})["parents"] == {}
+    assert (views.leased(kit.m, one.fence) or {})["parents"] == {}
     kit.ack(one, result=b'{"x":1}')
     kit.ack(two)
     shown = leased(kit)

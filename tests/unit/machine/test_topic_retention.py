@@ -24,7 +24,7 @@ def again(kit: Topics, group: str) -> list[tuple[int, bool]]:
     """What is to be leased, offset and whether it came as a replay; takes it."""
     found = []
     for grant in kit.lease(1000, f"t:{group}"):
-        shown = views.leased(kit.m, grant)
+        shown = views.leased(kit.m, grant.fence)
         assert shown is not None
         found.append(
             (shown["offset"], shown.get("origin") == {"type": "topic_replay", "queue": f"t:{group}"})

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.machine.harness import rebuilt
-from tests.unit.machine.kit import Kit, code, derived, dump, rebuild
+from tests.unit.machine.kit import Kit, code, derived, dump, rebuild, token
 from trivet.limits import FAN_OUT_MAX, GROUPS_PER_TOPIC_MAX, QUEUES_MAX, TOPICS_MAX
 from trivet.machine import commands as c
 from trivet.machine import invariants, publishing, topic_views, views
@@ -95,7 +95,7 @@ def test_what_a_message_says_of_itself_holds_in_each_group() -> None:
     grants = [*kit.lease(5, "t:a"), *kit.lease(5, "t:b")]
     assert len(grants) == 2
     for grant in grants:
-        shown = views.leased(kit.m, grant)
+        shown = views.leased(kit.m, grant.fence)
         assert shown is not None
         assert (shown["topic"], shown["offset"], shown["priority"], shown["headers"]) == (
             "t",
@@ -182,7 +182,7 @@ def test_a_key_is_the_topics_and_no_groups() -> None:
     kit.publish(c.Draft(b"1", key="k"))
     kit.queue("other")
     (grant,) = kit.lease(1, "t:a")
-    assert views.leased(kit.m, grant)["idempotency_key"] == "k"  # type: ignore[index]
+    assert views.leased(kit.m, grant.fence)["idempotency_key"] == "k"  # type: ignore[index]
     kit.nack(grant, dead_letter=True)
     assert kit(c.Redrive("t:a")).ids == (grant.message,)
     assert not len(kit.m.queues["t:a"].keys)
@@ -282,7 +282,7 @@ def test_a_groups_queue_takes_nothing_but_what_is_published() -> None:
         assert "topic 't'" in refused.detail
     assert dump(kit.m)["queues"] == before
     (grant,) = kit.lease(1, "t:a")
-    item = c.AckItem(c.Token(grant.fence, grant.mac))
+    item = c.AckItem(token(grant))
     refused = kit(c.Ack((item,), (c.EnqueueTo("t:a", c.Draft()),)))
     assert (refused.code, refused.field) == ("invalid_argument", "/enqueue/0/queue")
     kit.put("y")

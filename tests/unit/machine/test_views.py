@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from typing import Any
 
 import pytest
 
-from tests.unit.machine.kit import Kit
+from tests.unit.machine.kit import Kit, token
 from trivet.machine import views
 from trivet.machine.commands import (
     CODEC_BYTES,
@@ -18,10 +19,9 @@ from trivet.machine.commands import (
     PatchMessage,
     Progress,
     PurgeDead,
-    Token,
 )
 from trivet.machine.ids import encode_token, message_id
-from trivet.machine.replies import EnqueuedOne, Grant
+from trivet.machine.replies import EnqueuedOne
 
 
 def test_a_queue() -> None:
@@ -163,7 +163,7 @@ def test_a_lease_shows_its_message_while_it_is_live() -> None:
     draft = Draft(b"\x00", 1, "image/png", {"a": "b"}, 3, ttl_ms=50, group="g", key="k", extras=extras)
     (number,) = kit.put(draft)
     (grant,) = kit.lease(lease_ms=20)
-    assert views.leased(kit.m, grant) == {
+    assert views.leased(kit.m, grant.fence) == {
         "id": message_id(number),
         "queue": "q",
         "body": views.Body(b"\x00", 1, "image/png"),
@@ -182,13 +182,13 @@ def test_a_lease_shows_its_message_while_it_is_live() -> None:
         "tenant_id": "tenant",
         "user_id": "user",
         "traceparent": "00-trace",
-        "lease_token": encode_token(grant.fence, grant.mac),
+        "lease_token": encode_token(grant.fence, token(grant).mac),
         "lease_expires_at_ms": kit.now + 20,
     }
     assert "lease_token" not in (views.message(kit.m, number) or {})
     kit.release(grant)
-    assert views.leased(kit.m, grant) is None
-    assert views.leased(kit.m, Grant(1, 999, bytes(16), 0, 1)) is None
+    assert views.leased(kit.m, grant.fence) is None
+    assert views.leased(kit.m, 999) is None
 
 
 @pytest.mark.parametrize(("percent", "note"), [(None, None), (5, None), (None, "n"), (5, "n")])
@@ -196,7 +196,7 @@ def test_progress_shows_what_was_said(percent: int | None, note: str | None) -> 
     kit = Kit()
     (number,) = kit.put("a")
     (grant,) = kit.lease()
-    kit(Progress(number, Token(grant.fence, grant.mac), percent, note))
+    kit(Progress(number, token(grant), percent, note))
     said = {"percent": percent, "note": note}
     shown = views.message(kit.m, number)
     assert shown is not None
@@ -253,15 +253,15 @@ def test_leases_in_the_short_form_say_what_the_long_one_says() -> None:
     )
     kit.put(Draft(b"1"), *(Draft(b"2", **fields) for fields in rare), Draft(b"\0", CODEC_BYTES))
     grants = kit.lease(20)
-    shown = views.leases(kit.m, grants)
+    shown = views.leases(kit.m, [grant.fence for grant in grants])
     assert [isinstance(one, tuple) for one in shown] == [True, *[False] * len(rare), True]
     for one, grant in zip(shown, grants, strict=True):
-        long = views.leased(kit.m, grant)
+        long = views.leased(kit.m, grant.fence)
         assert long is not None
         if isinstance(one, dict):
             assert one == long
             continue
-        number, queue, body, codec, priority, attempt, most, fence, mac, enqueued_at, expires_at = one
+        number, queue, body, codec, priority, attempt, most, bare, enqueued_at, expires_at = one
         assert long == {
             "id": message_id(number),
             "queue": queue,
@@ -270,7 +270,7 @@ def test_leases_in_the_short_form_say_what_the_long_one_says() -> None:
             "attempt": attempt,
             "max_attempts": most,
             "enqueued_at_ms": enqueued_at,
-            "lease_token": encode_token(fence, mac),
+            "lease_token": urlsafe_b64encode(bare).decode(),
             "lease_expires_at_ms": expires_at,
         }
 
@@ -285,5 +285,5 @@ def test_leases_leave_out_what_is_over() -> None:
     third = kit.lease(1, queue="gone")[0]
     kit.ack(first)
     kit(DeleteQueue("gone"))
-    shown = views.leases(kit.m, [first, third, second])
+    shown = views.leases(kit.m, [first.fence, third.fence, second.fence])
     assert [one[0] for one in shown if isinstance(one, tuple)] == [second.message] and len(shown) == 1

@@ -20,7 +20,7 @@ from trivet.machine.commands import (
     PutQueue,
     PutTopic,
     QueueConfig,
-    Release,
+    ReleaseLeases,
     Request,
 )
 from trivet.machine.replies import Leased
@@ -216,7 +216,7 @@ def test_who_leaves_before_the_entry_is_decided_gives_its_lease_back() -> None:
         await sending
         await until(lambda: node.machine.queues["q"].leasable == 1)
         commands = [r.command for data in node.entries[before:] for r in decode_entry(data).requests]
-        assert [type(command) for command in commands] == [Enqueue, Lease, Release]
+        assert [type(command) for command in commands] == [Enqueue, Lease, ReleaseLeases]
 
     run(test)
 

@@ -24,7 +24,7 @@ from trivet.machine.commands import (
     PutSchedule,
     PutTopic,
     QueueConfig,
-    Release,
+    ReleaseLeases,
     ReplayGroup,
     Request,
     RunSchedule,
@@ -298,7 +298,7 @@ def test_who_leaves_while_its_lease_is_under_way_gives_it_back() -> None:
         node.decide()
         await until(lambda: node.machine.queues["q"].leasable == 1)
         commands = [r.command for data in node.entries[before:] for r in decode_entry(data).requests]
-        assert [type(command) for command in commands] == [Lease, Release]
+        assert [type(command) for command in commands] == [Lease, ReleaseLeases]
         again = await node.waiters.lease(Ask(("q",), "c"))
         assert again is not None
         assert again.answer.reply.grants[0].attempt == 1
@@ -437,6 +437,7 @@ def test_of_every_command_it_is_known_whether_it_makes_messages() -> None:
     never = {
         *(c.Genesis, c.PutQueue, c.PatchQueue, c.DeleteQueue, c.PauseQueue, c.PurgeQueue, c.Lease, c.Nack),
         *(c.Extend, c.Release, c.Progress, c.Cancel, c.PatchMessage, c.Redrive, c.PurgeDead, c.Expire),
+        *(c.AckTokens, c.AckLeases, c.ReleaseLeases),
         *(c.EffectBegin, c.EffectCommit, c.EffectAbort, c.PutTopic, c.DeleteTopic, c.DeleteGroup),
         *(c.PutSchedule, c.DeleteSchedule, c.PauseSchedule),
     }

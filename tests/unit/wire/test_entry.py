@@ -94,9 +94,9 @@ def test_unknown_format(fmt: int) -> None:
         decode_entry(bytes(data))
 
 
-@pytest.mark.parametrize("version", [0, 1, MACHINE_VERSION + 1, 65535])
+@pytest.mark.parametrize("version", [0, 1, MACHINE_VERSION - 1, MACHINE_VERSION + 1, 65535])
 def test_unknown_machine_version(version: int) -> None:
-    with pytest.raises(UnsupportedEntry, match=f"machine version {version}, this node knows only 2"):
+    with pytest.raises(UnsupportedEntry, match=f"machine version {version}, this node knows only 3"):
         decode_entry(join_entry(version, 0, ()))
 
 

@@ -218,7 +218,10 @@ def blocks() -> Iterator[tuple[bytes, str]]:
     yield forger().sealed(snap._BLOCK.pack(1, 100, len(bomb)) + bomb), "another length"
     start = snap._START
     newer = msgspec.msgpack.encode(SnapshotHeader(MACHINE_VERSION + 1, 1))
-    yield forger().bare(start.pack(snap.MAGIC, 1, len(newer)) + newer), "machine version 3"
+    yield (
+        forger().bare(start.pack(snap.MAGIC, 1, len(newer)) + newer),
+        f"machine version {MACHINE_VERSION + 1}",
+    )
     older = msgspec.msgpack.encode(SnapshotHeader(1, 1))
     yield forger().bare(start.pack(snap.MAGIC, 1, len(older)) + older), "machine version 1"
     yield forger().bare(start.pack(snap.MAGIC, 1, 1) + b"\xc1"), "snapshot header"
