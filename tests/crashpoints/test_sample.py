@@ -25,6 +25,9 @@ CHOSEN = [
     Point("ack_effect", 0, "leader", "fdatasync", 2, "power_all"),
     Point("ack_effect", 0, "leader", "reply", 3, "kill_after"),
     Point("install", 0, "follower", "rename", 1, "power"),
+    Point(
+        "install", 1, "follower", "write", 3, "power_all"
+    ),  # the others' forgotten log came back (2026-11-23)
     Point("roll", 0, "leader", "unlink", 2, "eio"),
     Point("transfer", 0, "follower", "write", 4, "torn"),
 ]
