@@ -2,7 +2,7 @@
 each message.
 
 Nothing here decides anything of its own. Each function takes the part of a command that is *plain* (nothing can
-refuse it, no group, no key, no ttl that is over, nothing to be kept), leaves the state as the general code
+refuse it, no group, no key that is known, no ttl that is over, no retention of its own), leaves the state as the general code
 would, field by field, and answers how far it came; the rest goes through the general code. A test applies
 random logs with and without this module and compares the digests of chain and state.
 """
@@ -12,8 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trivet.machine.commands import Draft, Lease
-from trivet.machine.persistent import LeaseInfo
+from trivet.limits import KEYS_PER_QUEUE_MAX
+from trivet.machine import keys as message_keys
+from trivet.machine.commands import AckItem, Draft, Lease
+from trivet.machine.persistent import Attempt, LeaseInfo
 from trivet.machine.replies import ACKED
 from trivet.machine.state import (
     DONE,
@@ -21,6 +23,7 @@ from trivet.machine.state import (
     READY,
     WAKE_BITS,
     WAKE_LEASE,
+    WAKE_MESSAGE,
     Message,
     Queue,
     ready_order,
@@ -54,6 +57,7 @@ def enqueue(m: Machine, queue: Queue, drafts: Sequence[Draft], *, fan_out: bool 
     first, first_place = m.next_number, m.next_place
     priority = drafts[0].priority
     made: list[Message] = []
+    keyed: dict[str, Message] = {}
     size_sum = 0
     numbers = list(range(first, first + len(drafts)))
     places = list(range(first_place, first_place + len(drafts)))
@@ -61,7 +65,7 @@ def enqueue(m: Machine, queue: Queue, drafts: Sequence[Draft], *, fan_out: bool 
     keys = [ready_order(priority, each) for each in places] if priority else places
     for draft, number, place, key in zip(drafts, numbers, places, keys, strict=True):
         if (
-            ((draft.key is not None or draft.extras is not None) and not fan_out)
+            (draft.extras is not None and not fan_out)
             or draft.group is not None
             or draft.delay_ms
             or draft.priority != priority
@@ -71,35 +75,40 @@ def enqueue(m: Machine, queue: Queue, drafts: Sequence[Draft], *, fan_out: bool 
             return None
         size = len(draft.body) if draft.headers is None else stored_bytes(draft)
         size_sum += size
-        made.append(
-            Message(
-                number,
-                queue,
-                draft,
-                ready,
-                priority,
-                now,
-                epoch,
-                mark,
-                place,
-                0,
-                now,
-                0,
-                now,
-                0,
-                (),
-                None,
-                (),
-                None,
-                None,
-                0,
-                None,
-                None,
-                size,
-                key,
-                place,
-            )
+        message = Message(
+            number,
+            queue,
+            draft,
+            ready,
+            priority,
+            now,
+            epoch,
+            mark,
+            place,
+            0,
+            now,
+            0,
+            now,
+            0,
+            (),
+            None,
+            (),
+            None,
+            None,
+            0,
+            None,
+            None,
+            size,
+            key,
+            place,
         )
+        made.append(message)
+        if draft.key is not None and not fan_out:
+            if draft.key in keyed or draft.key in queue.keys:
+                return None
+            keyed[draft.key] = message
+    if keyed and len(queue.keys) + len(keyed) > KEYS_PER_QUEUE_MAX:
+        return None
     count = len(made)
     if mark:
         m.touch(queue)
@@ -112,6 +121,8 @@ def enqueue(m: Machine, queue: Queue, drafts: Sequence[Draft], *, fan_out: bool 
     queue.index.add_run(first, made)
     queue.ready.push_run(keys, made)
     queue.ages.push_run(places, made)
+    if keyed:
+        message_keys.add_new(m, queue, list(keyed.values()))
     m.hints.ready[queue.name] = None
     return first
 
@@ -202,22 +213,27 @@ def _start_leases(m: Machine, queue: Queue, command: Lease, taken: list[Message]
             m.lease_deadlines.push(key, message)
 
 
-def ack(m: Machine, found: Sequence[Message | None], start: int) -> int:
+def ack(m: Machine, found: Sequence[Message | None], start: int, items: Sequence[AckItem] = ()) -> int:
     """Ack the leases from `start` on that are plain and of one queue; answers how many. The answer of each is
-    `ACKED`. `found`: what the fences of the command leased at its start."""
+    `ACKED`. `found`: what the fences of the command leased at its start. `items`: their results, without effects."""
     if len(found) - start < FEWEST:
         return 0
     first = found[start]
     if first is None:
         return 0
     queue = first.queue
-    if queue.deleted or queue.config.retention_ms:
+    if queue.deleted:
         return 0
-    walk_mark, dependents, bound = m.walk_mark, len(m.dependents), len(m.lease_effects)
+    now, walk_mark, dependents, bound = m.clock_ms, m.walk_mark, len(m.dependents), len(m.lease_effects)
+    own_ms = queue.config.retention_ms
+    with_result_ms = max(own_ms, queue.config.result_retention_ms)
     acked: list[Message] = []
+    gone: list[int] = []
+    kept: list[Message] = []
     fences: list[int] = []
     size_sum = 0
-    for message in found[start:] if start else found:
+    result: bytes | None = None
+    for at, message in enumerate(found[start:] if start else found, start):
         if message is None or message.queue is not queue or message.history:
             break
         lease = message.lease
@@ -225,16 +241,30 @@ def ack(m: Machine, found: Sequence[Message | None], start: int) -> int:
             break  # ended by this very command: its fence comes twice
         fence = lease.fence
         draft = message.draft
-        if draft.key is not None or draft.group is not None or (draft.extras is not None and _is_kept(draft)):
+        if draft.group is not None or (draft.extras is not None and _is_kept(draft)):
             break
         if (dependents and message.number in m.dependents) or (bound and fence in m.lease_effects):
             break
         if walk_mark:
             m.touch(queue)
             m.touch(message)
+        if items:
+            message.result = result = items[at].result
+        key = None if draft.key is None else message_keys.own(message)
+        readable = result is not None or (key is not None and key.expires_at_ms > now)
+        keep_ms = with_result_ms if readable else own_ms
+        if keep_ms:
+            _keep(m, message, lease, keep_ms)
+            kept.append(message)
+        else:
+            message.wake_key = 0
+            gone.append(message.number)
         message.lease = None
-        message.wake_key = 0
         message.state = DONE
+        if key is not None:
+            message_keys.finished(m, message, DONE)
+            if not keep_ms:
+                message_keys.forgotten(m, message)
         acked.append(message)
         fences.append(fence)
         size_sum += message.size
@@ -248,15 +278,43 @@ def ack(m: Machine, found: Sequence[Message | None], start: int) -> int:
     queue.leased_bytes -= size_sum
     m.lease_deadlines.drop(count)
     m.leases.remove_many(fences)
-    m.messages.remove_many(numbers)
-    queue.index.discard_many(numbers)
+    if gone:
+        m.messages.remove_many(gone)
+        queue.index.discard_many(gone)
+    if kept:
+        _file_kept(m, queue, kept)
     if queue.config.max_leased is not None:
         m.hints.ready[queue.name] = None
     m.remember_settled(fences, numbers, ACKED)
     return count
 
 
+def _keep(m: Machine, message: Message, lease: LeaseInfo, keep_ms: int) -> None:
+    """It stays readable for so long (R24)."""
+    now = m.clock_ms
+    message.history = (
+        Attempt(message.attempt, lease.consumer, lease.started_at_ms, now, "acked", None, lease.fence),
+    )
+    message.finished_at_ms = now
+    message.due_at_ms = now + keep_ms
+    message.dead_reason = None
+    message.place = message.end_key = m.new_place()
+    message.wake_key = wake_key(message.due_at_ms, WAKE_MESSAGE, message.number)
+
+
+def _file_kept(m: Machine, queue: Queue, kept: list[Message]) -> None:
+    queue.counts[DONE] += len(kept)
+    m.retained.push_run([message.end_key for message in kept], kept)
+    m.retained_bytes += sum(m.retained_size(message) for message in kept)
+    keys = [message.wake_key for message in kept]
+    if sorted(keys) == keys:
+        m.deadlines.push_run(keys, kept)
+    else:
+        for key, message in zip(keys, kept, strict=True):
+            m.deadlines.push(key, message)
+
+
 def _is_kept(draft: Draft) -> bool:
-    """A finished message of this draft may stay readable for a time (R24)."""
+    """How long a finished message of this draft stays readable is its own (R24)."""
     extras = draft.extras
     return extras is not None and (extras.run_id is not None or extras.retention_ms is not None)

@@ -7,6 +7,7 @@ window is over, else it is armed for the rest of it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,20 @@ def add(m: Machine, message: Message, expires_at_ms: int) -> None:
     record = KeyRecord(message.number, queue, key, fingerprint(message.draft), expires_at_ms, m.walk_mark)
     queue.keys[key] = record
     queue.key_index.add(record.number, record)
+
+
+def add_new(m: Machine, queue: Queue, messages: Sequence[Message]) -> None:
+    """Bind the keys of these new messages, of which the queue knows none, for the window of each."""
+    own_ms, now, mark = queue.config.idempotency_window_ms, m.clock_ms, m.walk_mark
+    records: list[KeyRecord] = []
+    for message in messages:
+        draft = message.draft
+        assert draft.key is not None
+        window_ms = own_ms if draft.key_window_ms is None else draft.key_window_ms
+        record = KeyRecord(message.number, queue, draft.key, fingerprint(draft), now + window_ms, mark)
+        queue.keys[draft.key] = record
+        records.append(record)
+    queue.key_index.add_many([record.number for record in records], records)
 
 
 def own(message: Message) -> KeyRecord | None:

@@ -82,10 +82,10 @@ def _ack_each(m: Machine, fences: Sequence[int], items: Sequence[AckItem] = ()) 
     """`items`: where they say more than the fences."""
     found = m.leases.get_many(fences)
     for at, item in enumerate(items):
-        if item.result is not None or item.effects:
+        if item.effects:
             found[at] = None  # not plain
     claimed: dict[str, int] = {}
-    results = [ACKED] * bulk.ack(m, found, 0)
+    results = [ACKED] * bulk.ack(m, found, 0, items)
     while len(results) < len(fences):
         at = len(results)
         item = items[at] if items else NOTHING_MORE
@@ -98,7 +98,7 @@ def _ack_each(m: Machine, fences: Sequence[int], items: Sequence[AckItem] = ()) 
         else:
             _ack_one(m, message, item)
             results.append(ACKED)
-        results += [ACKED] * bulk.ack(m, found, len(results))
+        results += [ACKED] * bulk.ack(m, found, len(results), items)
     return all_settled(results)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from random import Random
 
 import pytest
+from msgspec.structs import replace
 
 from tests.long import pick
 from tests.tokens import as_proposed, token_of
@@ -31,6 +32,7 @@ class Author:
     def __init__(self, seed: int) -> None:
         self.rng = Random(seed)
         self.tokens: list[Token] = []
+        self.named = 0
 
     def draft(self, odd: bool) -> Draft:
         rng = self.rng
@@ -54,6 +56,12 @@ class Author:
             ),
         )
 
+    def with_key(self, draft: Draft) -> Draft:
+        """Mostly one never seen, and some that are over when their message ends."""
+        self.named += 1
+        named = self.named if self.rng.random() < 0.98 else max(1, self.named - self.rng.choice((1, 2, 50)))
+        return replace(draft, key=f"n{named}", key_window_ms=self.rng.choice((None, None, 50, 100, 450)))
+
     def request(self) -> Request:
         rng = self.rng
         roll = rng.random()
@@ -61,7 +69,10 @@ class Author:
         command: c.Command
         if roll < 0.35:
             odd = rng.choice((0.0, 0.0, 0.1, 0.6))
-            command = Enqueue(queue, tuple(self.draft(rng.random() < odd) for _ in range(rng.randint(1, 30))))
+            drafts = [self.draft(rng.random() < odd) for _ in range(rng.randint(1, 30))]
+            if rng.random() < 0.4:
+                drafts = [self.with_key(draft) for draft in drafts]
+            command = Enqueue(queue, tuple(drafts))
         elif roll < 0.6:
             names = rng.choice(((queue,), QUEUES))
             command = Lease(
@@ -69,9 +80,9 @@ class Author:
             )
         elif roll < 0.8:
             taken = [self.token() for _ in range(rng.randint(1, 40))]
-            result = rng.choice((None, None, None, b"1"))
+            result, each = rng.choice((None, None, b"1", b"{}")), rng.choice((1, 7))
             command = Ack(
-                tuple(AckItem(token, result if at % 7 == 6 else None) for at, token in enumerate(taken))
+                tuple(AckItem(token, result if at % each == 0 else None) for at, token in enumerate(taken))
             )
         elif roll < 0.85:
             command = c.Release(tuple(self.token() for _ in range(rng.randint(1, 5))))
@@ -84,7 +95,8 @@ class Author:
                 (
                     c.PutQueue(queue, c.QueueConfig(lease_ms=1000)),
                     c.PutQueue(queue, c.QueueConfig(lease_ms=1000, max_leased=25, retention_ms=500)),
-                    c.PutQueue(queue, c.QueueConfig(lease_ms=1000, max_messages=40)),
+                    c.PutQueue(queue, c.QueueConfig(lease_ms=1000, max_messages=40, result_retention_ms=0)),
+                    c.PutQueue(queue, c.QueueConfig(lease_ms=1000, result_retention_ms=900)),
                     c.PutQueue(queue, c.QueueConfig(lease_ms=1000, ttl_ms=3000)),
                     c.PurgeQueue(queue),
                     c.DeleteQueue(queue),
@@ -181,7 +193,7 @@ def test_leases_that_are_plain_by_turns_are_looked_up_once(monkeypatch: pytest.M
     assert invariants.check(kit.m) == []
 
 
-@pytest.mark.parametrize("odd", ["a lease not given yet", "a wrong mac", "a result"])
+@pytest.mark.parametrize("odd", ["a lease not given yet", "a wrong mac", "an effect", "a result"])
 def test_one_odd_item_leaves_the_others_in_bulk(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One apply is not cut into slices: a thousand acks must not take the long way for the sake of one (R25)."""
     kit = Kit()
@@ -195,10 +207,13 @@ def test_one_odd_item_leaves_the_others_in_bulk(odd: str, monkeypatch: pytest.Mo
         one_by_one(m, message, item)
 
     monkeypatch.setattr(settle, "_ack_one", counting)
-    if odd == "a result":
-        items = [AckItem(one, b"1" if at == 500 else None) for at, one in enumerate(given)]
+    if odd in ("a result", "an effect"):
+        effects = (c.EffectDone("e"),) if odd == "an effect" else ()
+        items = [AckItem(one) for one in given]
+        items[500] = AckItem(given[500], b"1", effects)
         statuses = [one.status for one in kit(Ack(tuple(items))).results]  # type: ignore[union-attr]
-        assert statuses == ["acked"] * 1000 and len(slowly) == 1
+        assert statuses == ["acked"] * 1000 and len(slowly) == len(effects)
+        assert invariants.check(kit.m) == []
         return
     spoilt = Token(given[500].fence + (10**6 if "given" in odd else 0), b"x" * 16)
     command = c.AckTokens(join_tokens([*given[:500], spoilt, *given[501:]]))

@@ -6,6 +6,7 @@ import pytest
 
 from tests.unit.machine.kit import Kit, code
 from trivet.limits import REQUEST_WINDOW_MS
+from trivet.machine import bulk
 from trivet.machine import commands as c
 from trivet.machine.commands import Draft
 from trivet.machine.replies import Enqueued, EnqueuedOne, Refusal
@@ -91,10 +92,27 @@ def test_r16_an_expired_key_is_free_before_any_expire_has_run() -> None:
     assert len(kit.m.queues["q"].keys) == 1
 
 
+@pytest.mark.parametrize("left_ms", [1, 0])
+@pytest.mark.parametrize("fewest", [1, 1 << 30], ids=["bulk", "general"])
+def test_r24_a_message_stays_readable_while_its_key_is_live(
+    left_ms: int, fewest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "FEWEST", fewest)
+    kit = make(idempotency_window_ms=1000, result_retention_ms=5000)
+    (number,) = kit.put(key("k"))
+    grants = kit.lease()
+    kit.now += 1000 - left_ms
+    kit.ack(*grants)
+    assert (kit.m.find(number) is not None) == bool(left_ms) == bool(kit.m.queues["q"].keys)
+
+
 def test_r16_the_cap_of_keys_refuses_and_forgets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trivet.machine.intake.KEYS_PER_QUEUE_MAX", 2)
     monkeypatch.setattr("trivet.machine.keys.KEYS_PER_QUEUE_MAX", 2)
+    monkeypatch.setattr("trivet.machine.bulk.KEYS_PER_QUEUE_MAX", 2)
     kit = make()
+    refused = kit(c.Enqueue("q", (key("a"), key("b"), key("c"))))
+    assert (refused.code, refused.limit, refused.field) == ("queue_full", 2, "/messages/2/idempotency_key")
     first = kit.put(key("a"), key("b"))
     refused = kit(c.Enqueue("q", (key("a"), key("c"))))
     assert (refused.code, refused.limit, refused.field) == ("queue_full", 2, "/messages/1/idempotency_key")
