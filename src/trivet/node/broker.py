@@ -126,6 +126,7 @@ class Broker:
         self._whole: list[Callable[[], None]] = []  # local reads waiting for a half-applied entry
         self._leader_news: set[asyncio.Future[None]] = set()
         self._was_leader = False
+        self._gathering = False
         self.on_offered: list[Callable[[Request], None]] = []  # after it took its place in line
         self.on_batch: list[
             Callable[[], None]
@@ -164,7 +165,10 @@ class Broker:
         self._waiting.append(_Offer(request, piece, show, end, self.clock.monotonic()))
         self._waiting_bytes += len(piece)
         self._arm_sweeper()
-        self._wake()
+        if (
+            not self._gathering
+        ):  # else it goes into the entry being made, or stands behind others that wait for one
+            self._wake()
         for listener in self.on_offered:
             listener(request)
 
@@ -206,8 +210,10 @@ class Broker:
         """One entry of what waits, up to `ENTRY_BYTES_TARGET` (one request may exceed it), or None."""
         if not self._waiting:
             return None
+        self._gathering = True
         for listener in self.on_batch:
             listener()
+        self._gathering = False
         batch: list[_Offer] = []
         size = 0
         while self._waiting and (not batch or size + len(self._waiting[0].piece) <= ENTRY_BYTES_TARGET):
