@@ -60,7 +60,7 @@ SURE = {
     "headers": Draft(headers={"a": "b"}),
 }
 UNSURE = {
-    "key": Draft(key="k"),
+    "known key": Draft(key="known"),
     "group": Draft(group="g"),
     "delay": Draft(delay_ms=1),
     "later": Draft(deliver_at_ms=1),
@@ -72,7 +72,8 @@ UNSURE = {
 @pytest.mark.parametrize("name", SURE)
 def test_what_is_sure_is_leasable_right_after_it(name: str) -> None:
     async def test(node: Loopback) -> None:
-        request = Request(Enqueue("q", (SURE[name], *UNSURE.values(), SURE[name])))
+        unsure = [draft for draft in UNSURE.values() if draft.key is None]
+        request = Request(Enqueue("q", (SURE[name], *unsure, SURE[name])))
         assert coming(node.machine, request) == ("q", 2)
         request = Request(Enqueue("q", (SURE[name], SURE[name])))
         await node.broker.submit(request)
@@ -81,9 +82,41 @@ def test_what_is_sure_is_leasable_right_after_it(name: str) -> None:
     run(test)
 
 
+def test_a_key_makes_one_message() -> None:
+    async def test(node: Loopback) -> None:
+        drafts = (Draft(key="a"), Draft(key="b"), Draft(), Draft(key="a"), Draft())
+        request = Request(Enqueue("q", drafts))
+        assert coming(node.machine, request) == ("q", 4)
+        await node.broker.submit(request)
+        assert node.machine.queues["q"].leasable == 4
+        assert coming(node.machine, request) == ("q", 2)
+
+    run(test)
+
+
+def test_a_key_that_is_on_its_way_twice_feeds_one_poll() -> None:
+    async def test(node: Loopback) -> None:
+        polls = await parked(node, ask(), ask())
+        node.hold = True
+        twice = [
+            asyncio.create_task(node.broker.submit(Request(Enqueue("q", (Draft(key="k"),))))) for _ in "ab"
+        ]
+        await until(lambda: bool(node.held))
+        node.hold = False
+        node.decide()
+        await asyncio.gather(*twice)
+        await until(lambda: any(poll.done() for poll in polls))
+        assert [poll.done() for poll in polls] == [True, False] and node.waiters.parked == 1
+        await node.broker.submit(plain())
+        assert await polls[1] is not None
+
+    run(test)
+
+
 @pytest.mark.parametrize("name", UNSURE)
 def test_of_others_nobody_is_sure(name: str) -> None:
     async def test(node: Loopback) -> None:
+        await node.broker.submit(Request(Enqueue("q", (Draft(key="known"),))))
         assert coming(node.machine, Request(Enqueue("q", (UNSURE[name],)))) is None
 
     run(test)
@@ -137,6 +170,22 @@ def test_a_poll_is_answered_in_the_entry_that_feeds_it() -> None:
         commands = [request.command for request in decode_entry(node.entries[-1]).requests]
         assert [type(command) for command in commands] == [Enqueue, Lease, Lease, Lease]
         assert [command.max_messages for command in commands[1:]] == [1, 1, 1]  # type: ignore[union-attr]
+
+    run(test)
+
+
+def test_what_is_dealt_ahead_asks_for_no_turn_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in the entry that is being made; a turn for it would stand between the entry and its answers."""
+
+    async def test(node: Loopback) -> None:
+        (poll,) = await parked(node, ask())
+        asked: list[None] = []
+        wake = node.broker._wake
+        monkeypatch.setattr(node.broker, "_wake", lambda: (asked.append(None), wake()))
+        await node.broker.submit(plain())
+        assert await poll is not None and len(asked) == 1
+        await node.broker.submit(plain())
+        assert len(asked) == 2
 
     run(test)
 
@@ -259,7 +308,7 @@ def test_what_a_refused_lease_was_promised_goes_to_the_next() -> None:
         await until(lambda: node.waiters.parked == 1)
         second = asyncio.create_task(node.waiters.lease(ask()))
         await until(lambda: node.waiters.parked == 2)
-        sending = await on_its_way(node, Request(Enqueue("q", (Draft(key="k"),))))
+        sending = await on_its_way(node, Request(Enqueue("q", (Draft(extras=Extras(lease_ms=60_000)),))))
         deleting = asyncio.create_task(node.broker.submit(Request(DeleteQueue("z"))))
         await until(lambda: len(node.held) == 2)
         node.commit(*node.held.pop(0))

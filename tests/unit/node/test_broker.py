@@ -15,6 +15,7 @@ from trivet.machine import commands as c
 from trivet.machine.commands import (
     Draft,
     Enqueue,
+    Extras,
     Fire,
     FireSchedules,
     Lease,
@@ -258,10 +259,12 @@ def leases_in(node: Loopback, since: int) -> list[Lease]:
 
 
 async def feed_and_hold_the_lease(node: Loopback) -> None:
-    """Commit a message that a parked poll waits for; the lease it sets off stays undecided. It has a key, so that
-    nobody can be sure before that it is a new one."""
+    """Commit a message that a parked poll waits for; the lease it sets off stays undecided. It has extras, of which
+    the leader is not sure before."""
     node.hold = True
-    sending = asyncio.create_task(node.broker.submit(Request(Enqueue("q", (Draft(key="k"),)))))
+    sending = asyncio.create_task(
+        node.broker.submit(Request(Enqueue("q", (Draft(extras=Extras(lease_ms=60_000)),))))
+    )
     await until(lambda: bool(node.held))
     node.commit(*node.held.pop())
     await sending
