@@ -53,6 +53,7 @@ demo: setup ## three real nodes, load, leader killed in the middle of acks, a ve
 
 bench: setup ## beside RabbitMQ and NATS in ROUNDS interleaved rounds; single requests; failover; backlog; growth
 	@$(PY) scripts/bench_tools.py
+	@python3 scripts/drill_tools.py || true # a broken link needs a firewall
 	@$(PY) -m bench --rounds $(ROUNDS) --out .bench && $(PY) -m bench.single
 	@missed=0; for fault in kill pause link_down transfer; do $(PY) -m bench.failover --fault $$fault || missed=1; done; \
 	for broker in nats-always rabbit; do $(PY) -m bench.failover --broker $$broker || missed=1; done; \
