@@ -12,6 +12,7 @@ from trivet.errors import TrivetError
 from trivet.machine import views
 from trivet.machine.commands import Draft, Enqueue, Lease, PutQueue, QueueConfig, Request
 from trivet.machine.replies import Leased
+from trivet.node.watching import CAUGHT_UP_ENTRIES
 from trivet.observability import metrics as m
 
 
@@ -62,6 +63,49 @@ def test_one_node_stops_and_comes_back(tmp_path: Path, whom: str) -> None:
             await cluster.leader()
             await cluster.settle()
             assert {ready(node, "jobs") for node in cluster.nodes.values()} == {21}
+        assert not cluster.deaths
+
+    asyncio.run(scenario())
+
+
+def test_who_waits_for_a_snapshot_is_not_ready(tmp_path: Path) -> None:
+    """Rolling restarts wait for `/readyz`: a node whose own log does not reach the leader's knew of nothing committed
+    beyond it, and said that it was caught up (bench.catchup, 2026-11-23)."""
+
+    async def scenario() -> None:
+        async with Cluster(tmp_path, 3) as cluster:
+            leader = await cluster.leader()
+            await cluster.enqueue("jobs")
+            name = next(n for n in cluster.names if n != leader.node_id)
+            has = cluster.nodes[name].replica.applied_index
+            await cluster.stop(name)
+            here = list(cluster.nodes.values())
+            while any(node.replica.status().base_index <= has for node in here):
+                for _ in range(CAUGHT_UP_ENTRIES + 1):
+                    await cluster.enqueue("jobs", bytes(20_000))
+                for node in here:
+                    before = node.replica.status().snapshot_index
+                    node.replica.snapshot_now()
+                    await until(
+                        lambda node=node, before=before: node.replica.status().snapshot_index > before
+                    )
+            back = await cluster.start(name)
+            ready_with: list[int] = []  # entries it had not applied when it said so
+            safe_with: list[int] = []  # entries it had not stored when the leader said that it might go
+            most = 0
+
+            def one_of_them() -> bool:
+                nonlocal most
+                most = max(most, leader.replica.commit_index - back.replica.applied_index)
+                if back.caught_up():
+                    ready_with.append(leader.replica.commit_index - back.replica.applied_index)
+                if not leader.quorum_critical():
+                    safe_with.append(leader.replica.commit_index - back.replica.durable_index)
+                return bool(ready_with and safe_with)
+
+            await until(one_of_them)
+            assert max(*ready_with, *safe_with) <= CAUGHT_UP_ENTRIES < most
+            await cluster.settle()
         assert not cluster.deaths
 
     asyncio.run(scenario())

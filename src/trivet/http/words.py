@@ -282,7 +282,7 @@ FIELDS = {
     "Alive.status": "The process runs.",
     "Readiness.status": "Whether it may be sent requests.",
     "checks": "Each by name.",
-    "caught_up": "It has applied what it knows to be committed.",
+    "caught_up": "It has applied what the leader said was committed, but for at most 100 entries.",
     "not_draining": "It is not stopping.",
     "not_recovering": "It is whole.",
     "critical": "The cluster would lose its quorum.",

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 LOOP_HELD_LOGGED_SECONDS = 0.1
 REFUSAL_LOG_SECONDS = 5.0  # the same kind of line at most so often
-CAUGHT_UP_ENTRIES = 1000
+CAUGHT_UP_ENTRIES = (
+    100  # under load a healthy follower is some twenty behind; this many are applied in a moment
+)
 CONTACT_FRESH_MS = 2_000
 
 Done = Callable[[Outcome], None]
@@ -163,16 +165,22 @@ class Watcher:
         return None if self._leader_heard_at is None else round((now - self._leader_heard_at) * 1000)
 
     def quorum_critical(self) -> bool:
-        """Whether the members without this one, as far as it can see, are fewer than a quorum."""
+        """Whether the members without this one, as far as it can see, are fewer than a quorum. A leader sees more: who
+        lacks much of its log does not count, since no write would end before that one has it."""
         node = self._node
         others = [one for one in node.replica.status().members if one.node_id != node.node_id]
-        whole = sum(1 for one in others if one.reachable and not one.recovering)
+        whole = sum(
+            1
+            for one in others
+            if one.reachable and not one.recovering and (one.lag is None or one.lag <= CAUGHT_UP_ENTRIES)
+        )
         return whole < len(node.members) // 2 + 1
 
     def caught_up(self) -> bool:
-        """Knows a leader, has heard of it lately, and has applied about what is committed."""
+        """Knows a leader, has heard of it lately, and has applied about what the leader said was committed."""
         replica = self._node.replica
-        if replica.recovering or replica.commit_index - replica.applied_index > CAUGHT_UP_ENTRIES:
+        behind = replica.behind
+        if replica.recovering or behind is None or behind > CAUGHT_UP_ENTRIES:
             return False
         if replica.is_leader:
             return replica.caught_up

@@ -1,0 +1,61 @@
+"""What `/readyz` and `/quorum-critical` are answered from (api.md, Cluster)."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from trivet.node.watching import CAUGHT_UP_ENTRIES, CONTACT_FRESH_MS, Watcher
+from trivet.observability.metrics import Metrics
+
+
+def watcher(**replica: Any) -> Watcher:
+    node = SimpleNamespace(
+        meters=Metrics(), node_id="n1", members=("n1", "n2", "n3"), replica=SimpleNamespace(**replica)
+    )
+    return Watcher(node)  # type: ignore[arg-type]
+
+
+HEALTHY = {"recovering": None, "behind": 0, "is_leader": False, "caught_up": False, "leader_contact_ms": 0}
+
+
+@pytest.mark.parametrize(
+    ("changed", "caught_up"),
+    [
+        ({}, True),
+        ({"behind": CAUGHT_UP_ENTRIES}, True),
+        ({"behind": CAUGHT_UP_ENTRIES + 1}, False),
+        ({"behind": None}, False),  # no leader of this term has told yet
+        ({"leader_contact_ms": CONTACT_FRESH_MS - 1}, True),
+        ({"leader_contact_ms": CONTACT_FRESH_MS}, False),
+        ({"leader_contact_ms": None}, False),
+        ({"recovering": "wiped"}, False),
+        ({"is_leader": True}, False),  # its own no-op is not applied yet
+        ({"is_leader": True, "caught_up": True}, True),
+        ({"is_leader": True, "caught_up": True, "behind": CAUGHT_UP_ENTRIES + 1}, False),
+    ],
+)
+def test_who_is_caught_up(changed: dict[str, Any], caught_up: bool) -> None:
+    assert watcher(**(HEALTHY | changed)).caught_up() is caught_up
+
+
+def member(name: str, **changed: Any) -> SimpleNamespace:
+    return SimpleNamespace(**{"node_id": name, "reachable": True, "recovering": False, "lag": 0, **changed})
+
+
+@pytest.mark.parametrize(
+    ("third", "critical"),
+    [
+        ({}, False),
+        ({"lag": CAUGHT_UP_ENTRIES}, False),
+        ({"lag": CAUGHT_UP_ENTRIES + 1}, True),
+        ({"lag": None}, False),  # only a leader knows
+        ({"reachable": False}, True),
+        ({"recovering": True}, True),
+    ],
+)
+def test_whose_stop_would_cost_the_quorum(third: dict[str, Any], critical: bool) -> None:
+    members = (member("n1"), member("n2"), member("n3", **third))
+    assert watcher(status=lambda: SimpleNamespace(members=members)).quorum_critical() is critical
