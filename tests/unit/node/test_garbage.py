@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
+from collections import deque
 from collections.abc import Iterator
 
 import pytest
 
-from trivet.node.garbage import Garbage
+from trivet.node.garbage import TIMERS, Garbage
 
 
 class Knot:
@@ -36,6 +37,20 @@ def test_what_lives_on_is_frozen_and_never_looked_at_again(garbage: Garbage) -> 
             garbage.on_timer()
     assert gc.get_stats()[2]["collections"] == full
     assert gc.get_freeze_count() - frozen > 90_000
+
+
+def test_what_makes_no_work_for_the_collector_is_frozen_while_it_is_small(garbage: Garbage) -> None:
+    """A queue of plain records, filled by an install, was walked through with a million of them (R9)."""
+    grows: deque[int] = deque()
+    garbage.on_timer()
+    young = [len(grows)]
+    for n in range(50_000):
+        grows.append(n)
+        if n % 100 == 0:
+            garbage.on_timer()
+            if any(one is grows for generation in (0, 1) for one in gc.get_objects(generation)):
+                young.append(len(grows))
+    assert max(young) <= 100 * TIMERS
 
 
 def test_young_cycles_are_still_found(garbage: Garbage) -> None:
