@@ -38,7 +38,7 @@ class SyncJob:
         if self.hard is not None or self.gone or self.unmark or len(self.pieces) != 1:
             return False
         piece = self.pieces[0]
-        return piece.header is None and len(piece.data) <= LIGHT_BYTES_MAX
+        return piece.header is None and piece.size <= LIGHT_BYTES_MAX
 
     def run(self) -> None:
         """Raises `DiskFull` (nothing was written, may be called again) or `StorageFailed` (fatal)."""
@@ -85,7 +85,7 @@ class SyncJob:
             self.disk.sync_dir()
             segment.file = file
         assert segment.file is not None
-        segment.file.write_at(piece.offset, piece.data)
+        segment.file.write_at(piece.offset, b"".join(piece.parts))
         segment.file.sync()
 
     def _remove(self) -> None:

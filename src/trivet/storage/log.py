@@ -22,12 +22,18 @@ from trivet.storage.tables import Tables
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Bytes for one segment. `header`: this segment is new and this is its header page."""
+    """Bytes for one segment. `header`: this segment is new and this is its header page.
+
+    In parts: megabytes are joined where they are written, not in the loop that encodes them."""
 
     segment: Segment
     offset: int
-    data: bytes
+    parts: list[bytes]
     header: bytes | None
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +155,7 @@ class Log:
             )
             parts += record
             if number + 1 == len(buffer) or buffer[number + 1].segment is not segment:
-                pieces.append(Piece(segment, segment.offset_of(first.position), b"".join(parts), header))
+                pieces.append(Piece(segment, segment.offset_of(first.position), parts, header))
                 parts = []
         self._chain = chain
         self._in_flight_last = self.tables.last_index
