@@ -51,13 +51,14 @@ gallery: setup ## known bugs put back one at a time, and corrupted histories: ea
 demo: setup ## three real nodes, load, leader killed in the middle of acks, a verdict
 	@$(PY) -m chaos.demo
 
-bench: setup ## beside RabbitMQ and NATS in ROUNDS interleaved rounds; single requests; failover; backlog; growth
+bench: setup ## beside RabbitMQ and NATS in ROUNDS interleaved rounds; single requests; failover; backlog; catching up; growth
 	@$(PY) scripts/bench_tools.py
 	@python3 scripts/drill_tools.py || true # a broken link needs a firewall
 	@$(PY) -m bench --rounds $(ROUNDS) --out .bench && $(PY) -m bench.single
 	@missed=0; for fault in kill pause link_down transfer; do $(PY) -m bench.failover --fault $$fault || missed=1; done; \
 	for broker in nats-always rabbit; do $(PY) -m bench.failover --broker $$broker || missed=1; done; \
 	$(PY) -m bench.backlog --out .bench/backlog.json || missed=1; \
+	$(PY) -m bench.catchup --out .bench/catchup.json || missed=1; \
 	$(PY) -m bench.growth --out .bench || missed=1; exit $$missed
 
 clean: ## what setup, tests and demo left here

@@ -1,6 +1,6 @@
 """Trivet beside RabbitMQ quorum queues and NATS JetStream R3, three local nodes each, in interleaved rounds.
 
-    python -m bench [--rounds 3] [--seconds 8] [--brokers trivet,nats-always,rabbit] [--tests …] [--out DIR]
+    python -m bench [--rounds 3] [--seconds 8] [--brokers trivet,nats-always,nats-always-c,rabbit] [--tests …] [--out DIR]
 
 Only one broker runs at a time. A run in which something else used more than 0.15 cores, or the host took more
 than 3 % of the machine, counts as disturbed: medians are of the clean runs, and the table says where there is

@@ -27,6 +27,14 @@ def rss_mb(pid: int) -> float:
     raise ValueError(f"process {pid} has no memory")
 
 
+def available_mb() -> float:
+    """What the machine could give to a new process without swapping."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) / 1024
+    return 0.0  # an old kernel
+
+
 def disk_mb(directory: Path) -> float:
     """Blocks in use below a directory, in MB."""
     return sum(path.stat().st_blocks for path in directory.rglob("*") if path.is_file()) * 512 / 1e6

