@@ -171,7 +171,12 @@ class Worker:
     async def _poll(self, room: int) -> list[Lease]:
         request_id = secrets.token_hex(16)
         poll = asyncio.create_task(self._lease(room, request_id))
-        if not await self._or_stop(poll):
+        try:
+            answered = await self._or_stop(poll)
+        except asyncio.CancelledError:  # not by `stop`: what it may have been granted goes back all the same
+            await self._give_back(await self._recover(room, request_id))
+            raise
+        if not answered:
             await self._give_back(await self._recover(room, request_id))
             return []
         try:

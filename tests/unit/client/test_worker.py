@@ -163,6 +163,36 @@ def test_stop_asks_again_for_the_poll_it_cut_off_and_releases_what_it_brings() -
     assert len(desk.sent("release")[0]["leases"]) == 2
 
 
+def test_a_run_that_is_cancelled_gives_its_poll_and_all_it_holds_back() -> None:
+    polls: list[Any] = []
+
+    def lease(body: Any) -> Any:
+        polls.append(desk.node.seen[-1].headers["Idempotency-Key"])
+        return empty_poll() if len(polls) == 2 else granted(2, first=len(polls) - 1)
+
+    desk = Desk(lease=lease, release=all_status("released", "leases"))
+    begun: list[int] = []
+
+    async def handler(lease: Lease) -> None:
+        begun.append(lease.body)
+        await asyncio.Event().wait()
+
+    async def test(client: Client) -> None:
+        worker = Worker(client, "q", handler, concurrency=1, prefetch=3, wait_ms=5000)
+        worker._grace_s = 0.05
+        running = asyncio.create_task(worker.run())
+        while len(polls) < 2:  # noqa: ASYNC110 - a list has no event
+            await asyncio.sleep(0.002)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    drive(desk, test)
+    assert begun == [0] and polls[1] == polls[2]
+    released = [one["lease_token"] for body in desk.sent("release") for one in body["leases"]]
+    assert sorted(released) == ["t0", "t1", "t2", "t3"]
+
+
 def test_a_handler_that_outlasts_the_grace_is_cancelled_and_its_lease_released() -> None:
     desk = Desk(lease=once(granted(1)), release=all_status("released", "leases"))
     begun: list[int] = []
