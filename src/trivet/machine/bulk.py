@@ -206,11 +206,7 @@ def _start_leases(m: Machine, queue: Queue, command: Lease, taken: list[Message]
     if timed:
         m.deadlines.drop(timed)
     m.leases.add_many(fences, taken)
-    if sorted(keys) == keys:
-        m.lease_deadlines.push_run(keys, taken)
-    else:
-        for key, message in zip(keys, taken, strict=True):
-            m.lease_deadlines.push(key, message)
+    m.lease_deadlines.push_many(keys, taken)
 
 
 def ack(m: Machine, found: Sequence[Message | None], start: int, items: Sequence[AckItem] = ()) -> int:
@@ -306,12 +302,7 @@ def _file_kept(m: Machine, queue: Queue, kept: list[Message]) -> None:
     queue.counts[DONE] += len(kept)
     m.retained.push_run([message.end_key for message in kept], kept)
     m.retained_bytes += sum(m.retained_size(message) for message in kept)
-    keys = [message.wake_key for message in kept]
-    if sorted(keys) == keys:
-        m.deadlines.push_run(keys, kept)
-    else:
-        for key, message in zip(keys, kept, strict=True):
-            m.deadlines.push(key, message)
+    m.deadlines.push_many([message.wake_key for message in kept], kept)
 
 
 def _is_kept(draft: Draft) -> bool:

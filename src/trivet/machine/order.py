@@ -90,6 +90,14 @@ class LazyHeap(Generic[R]):
         run.extend(records)
         self.live += len(keys)
 
+    def push_many(self, keys: list[int], records: Sequence[R]) -> None:
+        """`push` each, in any order; at least one."""
+        if sorted(keys) == keys:
+            self.push_run(keys, records)
+        else:
+            for key, record in zip(keys, records, strict=True):
+                self.push(key, record)
+
     def drop(self, count: int = 1) -> None:
         """So many records stopped counting: their current key was changed."""
         self.live -= count
