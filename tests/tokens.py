@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trivet.machine.commands import Ack, AckTokens, Request, Token
 from trivet.machine.core import Machine
-from trivet.machine.ids import fences_of, lease_mac
+from trivet.machine.ids import claimed_fences, lease_mac
 from trivet.machine.replies import Grant
 from trivet.machine.tokens import checked, fill_in, plain
 
@@ -30,7 +30,7 @@ def as_proposed(machine: Machine, request: Request) -> Request:
     command = plain(request.command) if isinstance(request.command, Ack) else request.command
     if isinstance(command, AckTokens):
         if machine.applied_index % 3:  # as after an answer: the leader has the tokens
-            found = machine.leases.get_many(fences_of(command.tokens))
+            found = machine.leases.get_many(claimed_fences(command.tokens))
             fill_in(machine, [message for message in found if message is not None])
         command = checked(machine, command)
     return Request(command, request.request_id, request.fingerprint)

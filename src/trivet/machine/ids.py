@@ -85,8 +85,8 @@ def split_tokens(joined: bytes) -> list[Token]:
     return [Token(fence, mac) for fence, mac in _TOKEN.iter_unpack(joined)]
 
 
-def fences_of(joined: bytes) -> list[int]:
-    """The fences of joined tokens."""
+def claimed_fences(joined: bytes) -> list[int]:
+    """The fences that joined tokens name; whether they are theirs is for `tokens.judged` to say."""
     return [fence for (fence,) in _FENCE.iter_unpack(joined)]
 
 

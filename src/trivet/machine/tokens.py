@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from trivet.machine.commands import Ack, AckLeases, AckTokens, Token
 from trivet.machine.ids import (
     TOKEN_BYTES,
-    fences_of,
+    claimed_fences,
     join_tokens,
     lease_mac,
     lease_tokens,
@@ -47,7 +47,7 @@ def fence_of(m: Machine, token: Token | None) -> int:
 
 def judged(m: Machine, joined: bytes) -> list[int]:
     """`fence_of` each of the joined tokens; a node that has answered the lease need not compute."""
-    fences = fences_of(joined)
+    fences = claimed_fences(joined)
     found = m.leases.get_many(fences)
     own = [b"" if message is None or message.lease is None else message.lease.token for message in found]
     if b"".join(own) == joined:
@@ -84,6 +84,6 @@ def checked(m: Machine, command: AckTokens) -> AckTokens | AckLeases:
     """What the leader writes for an ack: the fences alone, unless one is of a lease that this node has not applied
     yet, or of none: then the log will tell."""
     fences = judged(m, command.tokens)
-    if NO_FENCE in fences and max(fences_of(command.tokens)) >= m.next_fence:
+    if NO_FENCE in fences and max(claimed_fences(command.tokens)) >= m.next_fence:
         return command
     return AckLeases(tuple(fences))
