@@ -57,7 +57,7 @@ async def _run(cluster: LocalCluster, printer: Printer, wait_s: float) -> None:
         loop.add_signal_handler(number, stop.set)
     try:
         await cluster.start()
-        starting = asyncio.create_task(cluster.wait_for_leader(wait_s))
+        starting = asyncio.create_task(cluster.wait_all_ready(wait_s))
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if stop.is_set():

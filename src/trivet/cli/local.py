@@ -256,6 +256,13 @@ class LocalCluster:
 
         await self._until(ready, timeout_s, f"{node.id} is not ready")
 
+    async def wait_all_ready(self, timeout_s: float = 30.0) -> str:
+        """Until every node follows the same leader and is caught up; the leader's id. Raises `ClusterFailed`."""
+        leader = await self.wait_for_leader(timeout_s)
+        for node in self.nodes:
+            await self.wait_ready(node, timeout_s)
+        return leader
+
     async def _until(
         self,
         found: Callable[[], Awaitable[Any]],

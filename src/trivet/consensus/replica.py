@@ -238,16 +238,16 @@ class Replica:
         return None if peer is None else int((engine.now() - peer.heard_at) * 1000)
 
     @property
-    def behind(self) -> int | None:
-        """Entries that the leader knew to be committed when it last spoke in this term and that are not applied here;
-        None until it has. (The own commit index knows nothing of a log that does not fit here yet.)"""
+    def leader_commit(self) -> int | None:
+        """The commit index of the leader, as it last told it in this term; None until it has. (The own one knows nothing
+        of a log that does not fit here yet.)"""
         engine = self._engine
         if engine.is_leader:
-            return engine.commit_index - engine.applied_index
+            return engine.commit_index
         peer = engine.peers.get(engine.leader or "")
         if peer is None or peer.health is None or peer.health_term != engine.term:
             return None
-        return max(0, peer.health.commit - engine.applied_index)
+        return peer.health.commit
 
     @property
     def memory_pressure(self) -> bool:

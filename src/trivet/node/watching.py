@@ -88,6 +88,7 @@ class Watcher:
         self._node = node
         self._seen: tuple[str, str | None, int, bool] = ("follower", None, 0, False)
         self._leader_heard_at: float | None = None  # when any leader was last heard of, this node included
+        self._first_target: int | None = None  # what the leader had committed when somebody asked first
         self._office: int | None = None  # the term in which this node leads and has caught up
         self._refusals: dict[str, float] = {}
         self._totals: dict[int, tuple[int, ...]] = {}  # by queue uid, as of the last scrape
@@ -177,10 +178,15 @@ class Watcher:
         return whole < len(node.members) // 2 + 1
 
     def caught_up(self) -> bool:
-        """Knows a leader, has heard of it lately, and has applied about what the leader said was committed."""
+        """Knows a leader, has heard of it lately, and has applied about what the leader said was committed: all of what
+        that was when this was first asked, which is more than nothing."""
         replica = self._node.replica
-        behind = replica.behind
-        if replica.recovering or behind is None or behind > CAUGHT_UP_ENTRIES:
+        committed = replica.leader_commit
+        if replica.recovering or not committed:
+            return False
+        if self._first_target is None:
+            self._first_target = committed
+        if replica.applied_index < max(self._first_target, committed - CAUGHT_UP_ENTRIES):
             return False
         if replica.is_leader:
             return replica.caught_up

@@ -18,27 +18,45 @@ def watcher(**replica: Any) -> Watcher:
     return Watcher(node)  # type: ignore[arg-type]
 
 
-HEALTHY = {"recovering": None, "behind": 0, "is_leader": False, "caught_up": False, "leader_contact_ms": 0}
+HEALTHY = {
+    "recovering": None,
+    "leader_commit": 1000,
+    "applied_index": 1000,
+    "is_leader": False,
+    "caught_up": False,
+    "leader_contact_ms": 0,
+}
 
 
 @pytest.mark.parametrize(
     ("changed", "caught_up"),
     [
         ({}, True),
-        ({"behind": CAUGHT_UP_ENTRIES}, True),
-        ({"behind": CAUGHT_UP_ENTRIES + 1}, False),
-        ({"behind": None}, False),  # no leader of this term has told yet
+        ({"applied_index": 999}, False),  # what was committed when it was first asked is applied first
+        ({"leader_commit": None}, False),  # no leader of this term has told yet
+        ({"leader_commit": 0, "applied_index": 0}, False),  # nor one that has not committed anything
         ({"leader_contact_ms": CONTACT_FRESH_MS - 1}, True),
         ({"leader_contact_ms": CONTACT_FRESH_MS}, False),
         ({"leader_contact_ms": None}, False),
         ({"recovering": "wiped"}, False),
         ({"is_leader": True}, False),  # its own no-op is not applied yet
         ({"is_leader": True, "caught_up": True}, True),
-        ({"is_leader": True, "caught_up": True, "behind": CAUGHT_UP_ENTRIES + 1}, False),
     ],
 )
 def test_who_is_caught_up(changed: dict[str, Any], caught_up: bool) -> None:
     assert watcher(**(HEALTHY | changed)).caught_up() is caught_up
+
+
+def test_who_was_level_once_may_be_a_little_behind() -> None:
+    looks = watcher(**HEALTHY)
+    assert looks.caught_up()
+    replica = looks._node.replica
+    replica.leader_commit += CAUGHT_UP_ENTRIES  # type: ignore[misc]
+    assert looks.caught_up()
+    replica.leader_commit += 1  # type: ignore[misc]
+    assert not looks.caught_up()
+    replica.applied_index += 1  # type: ignore[misc]
+    assert looks.caught_up()
 
 
 def member(name: str, **changed: Any) -> SimpleNamespace:
