@@ -88,7 +88,9 @@ class Watcher:
         self._node = node
         self._seen: tuple[str, str | None, int, bool] = ("follower", None, 0, False)
         self._leader_heard_at: float | None = None  # when any leader was last heard of, this node included
-        self._first_target: int | None = None  # what the leader had committed when somebody asked first
+        self._first_target: int | None = (
+            None  # what the leader had committed when it was first heard: not nothing
+        )
         self._office: int | None = None  # the term in which this node leads and has caught up
         self._refusals: dict[str, float] = {}
         self._totals: dict[int, tuple[int, ...]] = {}  # by queue uid, as of the last scrape
@@ -101,6 +103,8 @@ class Watcher:
         """`driver.on_turn`: tells broker and duties when role, leader, term or office changed."""
         node, replica = self._node, self._node.replica
         self.leader_contact_age_ms()
+        if self._first_target is None:
+            self._first_target = replica.leader_commit or None
         # Office, not `can_propose`: a full line or a hand-over that failed does not begin a new one (R1).
         office = replica.term if replica.caught_up else None
         if office is not None and office != self._office:
@@ -179,13 +183,11 @@ class Watcher:
 
     def caught_up(self) -> bool:
         """Knows a leader, has heard of it lately, and has applied about what the leader said was committed: all of what
-        that was when this was first asked, which is more than nothing."""
+        that was when this node first heard of it."""
         replica = self._node.replica
         committed = replica.leader_commit
-        if replica.recovering or not committed:
+        if replica.recovering or committed is None or self._first_target is None:
             return False
-        if self._first_target is None:
-            self._first_target = committed
         if replica.applied_index < max(self._first_target, committed - CAUGHT_UP_ENTRIES):
             return False
         if replica.is_leader:

@@ -7,15 +7,26 @@ from typing import Any
 
 import pytest
 
+from trivet.node.clock import RealClock
 from trivet.node.watching import CAUGHT_UP_ENTRIES, CONTACT_FRESH_MS, Watcher
 from trivet.observability.metrics import Metrics
 
 
 def watcher(**replica: Any) -> Watcher:
     node = SimpleNamespace(
-        meters=Metrics(), node_id="n1", members=("n1", "n2", "n3"), replica=SimpleNamespace(**replica)
+        meters=Metrics(),
+        node_id="n1",
+        members=("n1", "n2", "n3"),
+        clock=RealClock(),
+        log=lambda *_told, **_more: None,
+        broker=SimpleNamespace(role_changed=lambda: None),
+        duties=SimpleNamespace(take_office=lambda: None),
+        replica=SimpleNamespace(role="follower", leader="n2", term=1, **replica),
     )
-    return Watcher(node)  # type: ignore[arg-type]
+    made = Watcher(node)  # type: ignore[arg-type]
+    if "leader_commit" in replica:
+        made.look()
+    return made
 
 
 HEALTHY = {
@@ -32,7 +43,7 @@ HEALTHY = {
     ("changed", "caught_up"),
     [
         ({}, True),
-        ({"applied_index": 999}, False),  # what was committed when it was first asked is applied first
+        ({"applied_index": 999}, False),  # what was committed when it first heard of its leader
         ({"leader_commit": None}, False),  # no leader of this term has told yet
         ({"leader_commit": 0, "applied_index": 0}, False),  # nor one that has not committed anything
         ({"leader_contact_ms": CONTACT_FRESH_MS - 1}, True),
