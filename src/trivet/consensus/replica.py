@@ -239,15 +239,16 @@ class Replica:
 
     @property
     def leader_commit(self) -> int | None:
-        """The commit index of the leader, as it last told it in this term; None until it has. (The own one knows nothing
-        of a log that does not fit here yet.)"""
+        """The commit index of the leader, as it last told it in this term; None until something of this term is known
+        to be committed here, too: before its no-op is, a new leader does not know what earlier ones committed. (The
+        own commit index knows nothing of a log that does not fit here yet.)"""
         engine = self._engine
         if engine.is_leader:
-            return engine.commit_index
+            return engine.commit_index if engine.caught_up else None
         peer = engine.peers.get(engine.leader or "")
         if peer is None or peer.health is None or peer.health_term != engine.term:
             return None
-        return peer.health.commit
+        return peer.health.commit if engine.storage.term_at(engine.commit_index) == engine.term else None
 
     @property
     def memory_pressure(self) -> bool:

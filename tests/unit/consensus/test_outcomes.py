@@ -386,3 +386,29 @@ def test_status_shows_everybody() -> None:
     assert a.replica.leader_contact_ms is not None and a.replica.leader_contact_ms <= 200
     assert leader.replica.leader_contact_ms == 0
     assert a.replica.status().members[0].match is None
+
+
+def test_what_the_leader_has_committed_is_told_when_it_knows_it_itself() -> None:
+    """A new leader's commit index says nothing of what earlier ones committed before its own no-op is: who took it for
+    the cluster's was ready at once after a restart of all (review, 2026-11-23)."""
+    lab = Lab()
+    lab.until(lambda: len(lab.leaders()) == 1)
+    lab.put(lab.leader(), 20)
+    lab.run(0.3)
+    committed = lab.leader().replica.commit_index
+    for name in "abc":
+        lab.kill(name)
+    for name in "abc":
+        lab.start(name)
+    lab.connect_all()
+    told: dict[str, list[int]] = {name: [] for name in "abc"}
+
+    def all_told() -> bool:
+        for name, said in told.items():
+            leads_to = lab[name].replica.leader_commit
+            if leads_to is not None:
+                said.append(leads_to)
+        return all(told.values())
+
+    lab.until(all_told)
+    assert min(min(said) for said in told.values()) > committed  # the no-op of the new term among them
