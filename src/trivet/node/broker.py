@@ -13,6 +13,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import UNSET
@@ -194,26 +195,24 @@ class Broker:
     ) -> Committed:
         """`offer` and wait. Raises the `TrivetError` it ended with, a machine's refusal included."""
         future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
-
-        def end(result: Committed | TrivetError) -> None:
-            if future.done():  # the client is gone; what it asked for has happened all the same
-                return
-            if isinstance(result, TrivetError):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
-
-        self.offer(request, end, show, piece)
-        return await future
+        self.offer(request, partial(_end, future), show, piece)
+        try:
+            return await future
+        finally:
+            del (
+                future
+            )  # its error holds this frame by its traceback: no cycle, the collector may never see it
 
     def next_batch(self) -> tuple[bytes, Callable[[Outcome], None]] | None:
         """One entry of what waits, up to `ENTRY_BYTES_TARGET` (one request may exceed it), or None."""
         if not self._waiting:
             return None
         self._gathering = True
-        for listener in self.on_batch:
-            listener()
-        self._gathering = False
+        try:
+            for listener in self.on_batch:
+                listener()
+        finally:
+            self._gathering = False
         batch: list[_Offer] = []
         size = 0
         while self._waiting and (not batch or size + len(self._waiting[0].piece) <= ENTRY_BYTES_TARGET):
@@ -306,16 +305,7 @@ class Broker:
         Raises `lost_leadership` when this node cannot confirm its office in time.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-
-        def look(ok: bool) -> None:
-            if future.done():
-                return
-            if not ok:
-                future.set_exception(TrivetError("lost_leadership", "no quorum confirmed this node's office"))
-                return
-            _run(view, self.machine, future)
-
-        self._next_round.append(look)
+        self._next_round.append(partial(self._look, view, future))
         if self._round is None:
             self._start_round()
         try:
@@ -323,14 +313,27 @@ class Broker:
                 return await future
         except TimeoutError:
             raise TrivetError("lost_leadership", "no quorum answered in time; nothing was read") from None
+        finally:
+            del future  # as in `submit`
+
+    def _look(self, view: Callable[[Machine], T], future: asyncio.Future[T], ok: bool) -> None:
+        if future.done():
+            return
+        if not ok:
+            future.set_exception(TrivetError("lost_leadership", "no quorum confirmed this node's office"))
+            return
+        _run(view, self.machine, future)
 
     async def read_local(self, view: Callable[[Machine], T]) -> T:
         """`view` of this node's own state, never of a half-applied entry (R25)."""
         if not self._applying():
             return view(self.machine)
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._whole.append(lambda: _run(view, self.machine, future))
-        return await future
+        self._whole.append(partial(self._look, view, future, True))
+        try:
+            return await future
+        finally:
+            del future
 
     def _start_round(self) -> None:
         """One quorum round serves every read that was waiting when it began (design 4)."""
@@ -431,6 +434,16 @@ class Broker:
         self._waiting_bytes = 0
         for offer in failed:
             offer.end(error)
+
+
+def _end(future: asyncio.Future[Committed], result: Committed | TrivetError) -> None:
+    """An offer's end becomes its future's. A client that is gone hears nothing; what it asked for has happened."""
+    if future.done():
+        return
+    if isinstance(result, TrivetError):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
 
 
 def _ended(machine: Machine, offer: _Offer, answer: Answer, term: int) -> Committed | TrivetError:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +130,7 @@ class Waiters:
         try:
             confirmed = not (poll.callers or poll.busy or self._may_wait(ask))
             if confirmed:
-                await self._broker.read(lambda machine: self._enter_existing(machine, poll, caller))
+                await self._broker.read(partial(self._enter_existing, poll=poll, caller=caller))
             else:
                 self._enter(poll, caller)
             committed = await caller.future
@@ -139,6 +140,8 @@ class Waiters:
         except BaseException:  # an error may come in the turn in which it entered: nobody waits then
             self._gone(poll, caller)
             raise
+        finally:
+            del poll, caller  # an error of the future holds this frame: no cycle, as in `Broker.submit`
 
     def _may_wait(self, ask: Ask) -> bool:
         """Something is here, or the wait begins now: "nothing" is said by a confirmed leader only, and only of
