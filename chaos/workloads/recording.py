@@ -38,6 +38,7 @@ class Doubts:
 
     messages: dict[str, float] = field(default_factory=dict)
     effects: dict[str, float] = field(default_factory=dict)
+    committed: str | None = None  # the effect that was surely committed last
 
     def about(self, f: str, args: dict[str, Any]) -> None:
         now_s = time.monotonic()
@@ -134,6 +135,8 @@ class Process(Client):
             self._learn(data["messages"])
         if f == "effect_begin" and data["state"] == "granted":
             self._granted = (data["effect_token"], args["effect_id"])
+        if f == "effect_commit" and "effect_id" in args:
+            self._doubts.committed = args["effect_id"]
         told = {name: value for name, value in data.items() if name not in _BESIDE}
         if f in ("lease", "browse", "dead_letters"):
             told["messages"] = [_shorter(one, f) for one in told["messages"]]
