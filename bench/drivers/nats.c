@@ -213,9 +213,14 @@ static void consume(const struct options *given, natsConnection *connection) {
 int main(int count, char **words) {
     struct options given = read_options(count, words);
     natsConnection *connection = NULL;
+    natsOptions *options = NULL;
     char url[TEXT];
     snprintf(url, sizeof url, "nats://%s", given.address);
-    must(natsConnection_ConnectTo(&connection, url), url);
+    must(natsOptions_Create(&options), "options");
+    must(natsOptions_SetURL(options, url), "url");
+    /* Else the library waits a millisecond for more to send: best for throughput, and no good for one by one. */
+    must(natsOptions_SetSendAsap(options, given.rate > 0), "options");
+    must(natsConnection_Connect(&connection, options), url);
     if (!strcmp(given.role, "publish")) publish(&given, connection);
     else if (!strcmp(given.role, "consume")) consume(&given, connection);
     else die("role", given.role);
