@@ -34,7 +34,7 @@ async def one_round(name: str, tests: list[str], given: argparse.Namespace, dire
             figures.append(figure)
             note = "" if is_clean(figure) else f"  (disturbed: {figure.other_cores} cores by others)"
             print(
-                f"{figure.broker:<12} {figure.test:<14} {figure.per_second:>9,.0f}/s  servers {figure.server_us:>7} µs"
+                f"{figure.broker:<14} {figure.test:<14} {figure.per_second:>9,.0f}/s  servers {figure.server_us:>7} µs"
                 f"  clients {figure.client_us:>7} µs{note}",
                 flush=True,
             )

@@ -36,7 +36,7 @@ SETTLE_S = 8.0
 RSS_MB_MAX = 900
 RESTART_S_MAX = 20
 HOLD_MS_MAX = (10, 20)  # p99.9 and the very most (R9)
-BUCKETS_MS = (5.0, 10.0, 20.0, 25.0, 50.0)
+BUCKETS_MS = (5.0, 10.0, 20.0, 50.0)
 
 
 @dataclass
@@ -296,7 +296,7 @@ def lines(found: Found) -> list[tuple[str, str, bool]]:
 def held(when: str, holds: list[Hold]) -> tuple[str, str, bool]:
     turns = sum(hold.turns for hold in holds)
     long = sum(hold.over["10"] for hold in holds)
-    longest = sum(hold.over.get("20", hold.over["25"]) for hold in holds)
+    longest = sum(hold.over["20"] for hold in holds)
     beats = " ".join(f"{hold.beat_p999_ms:.0f}/{hold.beat_max_ms:.0f}" for hold in holds)
     waits = " ".join(f"{hold.waited_s / (hold.waited_s + hold.ran_s):.0%}" for hold in holds)
     usual, most = HOLD_MS_MAX

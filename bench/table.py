@@ -35,7 +35,7 @@ def _middle_by(one: Figure) -> float:
 def table(figures: list[Figure], durability: dict[str, str]) -> str:
     found = medians(figures)
     lines = [
-        "ratios of medians: Trivet's rate / theirs (more is better), Trivet's server CPU / theirs (less is better)"
+        "ratios of medians (of an even number the lower): Trivet's rate / theirs (more is better), Trivet's server CPU / theirs (less is better)"
     ]
     for (test, broker), (figure, clean) in found.items():
         ours = found.get((test, "trivet"))
@@ -43,20 +43,20 @@ def table(figures: list[Figure], durability: dict[str, str]) -> str:
             continue
         mark = "" if clean and ours[1] else "   (disturbed)"
         if test == "200 a second":
-            lines.append(f"  {test:<14} vs {broker:<12} {_latency(ours[0], figure)}{mark}")
+            lines.append(f"  {test:<14} vs {broker:<14} {_latency(ours[0], figure)}{mark}")
         else:
             lines.append(
-                f"  {test:<14} vs {broker:<12} rate × {ours[0].per_second / figure.per_second:5.2f}"
+                f"  {test:<14} vs {broker:<14} rate × {ours[0].per_second / figure.per_second:5.2f}"
                 f"   CPU × {ours[0].server_us / figure.server_us:5.2f}{mark}"
             )
     lines.append("")
     lines.append(
-        f"{'test':<14} {'broker':<12} {'msg/s':>9} {'servers µs':>11} {'clients µs':>11}  confirm p50/p99 ms  delivered"
+        f"{'test':<14} {'broker':<14} {'msg/s':>9} {'servers µs':>11} {'clients µs':>11}  confirm p50/p99 ms  delivered"
     )
     for (test, broker), (figure, clean) in found.items():
         spread = [one.per_second for one in figures if (one.test, one.broker) == (test, broker)]
         lines.append(
-            f"{test:<14} {broker:<12} {figure.per_second:>9,.0f} {figure.server_us:>11} {figure.client_us:>11}  "
+            f"{test:<14} {broker:<14} {figure.per_second:>9,.0f} {figure.server_us:>11} {figure.client_us:>11}  "
             f"{_pair(figure.confirm_ms):<19} {_pair(figure.delivered_ms):<13}"
             f" ({min(spread):,.0f}–{max(spread):,.0f}{'' if clean else ', disturbed'})"
         )

@@ -26,6 +26,23 @@ QUEUE_LABELS_MAX = 100
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_HELD = (
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.02,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+)  # R9's limits
 _SIZES = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
 
 
@@ -82,7 +99,7 @@ PEER_DROPS = _declare(
 
 # --- node ---------------------------------------------------------------------------------------------
 LOOP_HELD_SECONDS = _declare(
-    "histogram", "trivet_loop_held_seconds", "How long one driver turn held the event loop.", buckets=_SECONDS
+    "histogram", "trivet_loop_held_seconds", "How long one driver turn held the event loop.", buckets=_HELD
 )
 APPLY_SECONDS = _declare(
     "histogram", "trivet_apply_seconds", "Time the state machine took for one entry.", buckets=_SECONDS
