@@ -174,7 +174,8 @@ class Worker:
         try:
             answered = await self._or_stop(poll)
         except asyncio.CancelledError:  # not by `stop`: what it may have been granted goes back all the same
-            await self._give_back(await self._recover(room, request_id))
+            came = poll.done() and not poll.cancelled() and poll.exception() is None
+            await self._give_back(poll.result() if came else await self._recover(room, request_id))
             raise
         if not answered:
             await self._give_back(await self._recover(room, request_id))

@@ -42,7 +42,8 @@ def enqueue(m: Machine, queue: Queue, drafts: Sequence[Draft], *, fan_out: bool 
     """All drafts, where nothing can refuse one and all are ready at once: answers the number of the first, the others
     follow it. None: not that plain, nothing done.
 
-    `fan_out`: of a topic, whose the keys are, and none has a run or dependencies.
+    `fan_out`: of a topic, whose the keys are, and none has a run or dependencies. (What a group catches up with gets
+    now as the instant it was due at, where the general code gives the publication's: of a ready message nobody reads it.)
     """
     config = queue.config
     if (
