@@ -207,9 +207,8 @@ class Load:
     async def _resolve(self, process: Process, deadline_s: float) -> None:
         """Every doubt, and the state of every message that the cluster still has."""
         doubts = self._around.doubts
-        if (
-            doubts.committed is not None
-        ):  # and one effect of which nobody doubts: a calm drill has no other to ask about
+        # And one effect that nobody doubts: a calm drill has no other to ask about.
+        if doubts.committed is not None:
             doubts.effects.setdefault(doubts.committed, 0.0)
         end_s = time.monotonic()
         while any(at_s < end_s for at_s in (*doubts.messages.values(), *doubts.effects.values())):

@@ -174,11 +174,10 @@ class Worker:
         try:
             answered = await self._or_stop(poll)
         except asyncio.CancelledError:  # not by `stop`: what it may have been granted goes back all the same
-            came = poll.done() and not poll.cancelled() and poll.exception() is None
-            await self._give_back(poll.result() if came else await self._recover(room, request_id))
+            await self._undo(poll, room, request_id)
             raise
         if not answered:
-            await self._give_back(await self._recover(room, request_id))
+            await self._undo(poll, room, request_id)
             return []
         try:
             return poll.result()
@@ -188,6 +187,11 @@ class Worker:
             log.warning("no lease: %s", error)
             await self._or_stop(asyncio.create_task(asyncio.sleep(POLL_PAUSE_S)))
             return []
+
+    async def _undo(self, poll: asyncio.Task[list[Lease]], room: int, request_id: str) -> None:
+        """Give back what the poll brought, or may have been granted if it was cut off."""
+        came = poll.done() and not poll.cancelled() and poll.exception() is None
+        await self._give_back(poll.result() if came else await self._recover(room, request_id))
 
     def _wanted(self) -> int:
         """How many leases there is room for. None while each place is held by a thread whose lease was lost."""

@@ -195,7 +195,7 @@ class Broker:
     ) -> Committed:
         """`offer` and wait. Raises the `TrivetError` it ended with, a machine's refusal included."""
         future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
-        self.offer(request, partial(_end, future), show, piece)
+        self.offer(request, partial(hand_over, future), show, piece)
         try:
             return await future
         finally:
@@ -436,8 +436,8 @@ class Broker:
             offer.end(error)
 
 
-def _end(future: asyncio.Future[Committed], result: Committed | TrivetError) -> None:
-    """An offer's end becomes its future's. A client that is gone hears nothing; what it asked for has happened."""
+def hand_over(future: asyncio.Future[T], result: T | TrivetError) -> None:
+    """A result becomes its future's. A client that is gone hears nothing; what it asked for has happened."""
     if future.done():
         return
     if isinstance(result, TrivetError):

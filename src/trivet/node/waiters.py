@@ -21,7 +21,7 @@ from trivet.machine import views
 from trivet.machine.commands import Lease, ReleaseLeases, Request
 from trivet.machine.replies import Answer, Leased
 from trivet.node.ahead import coming
-from trivet.node.broker import Broker, Committed, leasable
+from trivet.node.broker import Broker, Committed, hand_over, leasable
 from trivet.units import SECOND_MS
 
 if TYPE_CHECKING:
@@ -348,12 +348,7 @@ class Waiters:
 
     def _answer(self, poll: _Poll, caller: _Caller, result: Committed | TrivetError | None) -> None:
         self._forget(poll, caller)
-        if caller.future.done():
-            return
-        if isinstance(result, TrivetError):
-            caller.future.set_exception(result)
-        else:
-            caller.future.set_result(result)
+        hand_over(caller.future, result)
 
     def _forget(self, poll: _Poll, caller: _Caller) -> None:
         if caller.timer is not None:
