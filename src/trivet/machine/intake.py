@@ -281,8 +281,7 @@ def create(
     m.messages[number] = message
     queue.index.add(number, message)
     if draft.key is not None and queue.topic is None:
-        window = config.idempotency_window_ms if draft.key_window_ms is None else draft.key_window_ms
-        keys.add(m, message, now + window)
+        keys.add(m, message, now + keys.window_ms(queue, draft))
     failed = False
     if draft.extras is not None and draft.extras.depends_on:
         failed = bind_dependencies(m, message, acking)

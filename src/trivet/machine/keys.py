@@ -73,22 +73,29 @@ def add(m: Machine, message: Message, expires_at_ms: int) -> None:
     old = queue.keys.get(key)
     if old is not None:
         drop(m, old)
+    record = _bind(m, message, key, expires_at_ms)
+    queue.key_index.add(record.number, record)
+
+
+def _bind(m: Machine, message: Message, key: str, expires_at_ms: int) -> KeyRecord:
+    queue = message.queue
     record = KeyRecord(message.number, queue, key, fingerprint(message.draft), expires_at_ms, m.walk_mark)
     queue.keys[key] = record
-    queue.key_index.add(record.number, record)
+    return record
+
+
+def window_ms(queue: Queue, draft: Draft) -> int:
+    """How long the key of a new message counts."""
+    return queue.config.idempotency_window_ms if draft.key_window_ms is None else draft.key_window_ms
 
 
 def add_new(m: Machine, queue: Queue, messages: Sequence[Message]) -> None:
     """Bind the keys of these new messages, of which the queue knows none, for the window of each."""
-    own_ms, now, mark = queue.config.idempotency_window_ms, m.clock_ms, m.walk_mark
     records: list[KeyRecord] = []
     for message in messages:
-        draft = message.draft
-        assert draft.key is not None
-        window_ms = own_ms if draft.key_window_ms is None else draft.key_window_ms
-        record = KeyRecord(message.number, queue, draft.key, fingerprint(draft), now + window_ms, mark)
-        queue.keys[draft.key] = record
-        records.append(record)
+        key = message.draft.key
+        assert key is not None
+        records.append(_bind(m, message, key, m.clock_ms + window_ms(queue, message.draft)))
     queue.key_index.add_many([record.number for record in records], records)
 
 
